@@ -1,0 +1,143 @@
+"""check: is this plan feasible, and are its metrics and objective what it says?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from greenopt.errors import Problem, SolutionError
+from greenopt.instance import Instance
+from greenopt.problems import part
+from greenopt.results import Solution, Status
+
+WITHOUT_PLAN = (Status.INFEASIBLE, Status.UNBOUNDED, Status.LIMIT, Status.ERROR)
+
+
+@dataclass(frozen=True, eq=False)
+class CheckReport:
+    """Outcome of a check.
+
+    Attributes
+    ----------
+    ok : bool
+        No violation, no difference. False for a solution without a plan: nothing was checked.
+    violations : list
+        Requirements of the instance that the plan does not meet.
+    differences : list of str
+        Reported numbers that differ from the recomputed ones.
+    metrics : dict
+        Recomputed metrics.
+    objective : float or None
+        Recomputed objective of the last stage.
+    notes : dict
+        Further findings, such as the energy of an even balance.
+    """
+
+    ok: bool
+    violations: list[Any] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    objective: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Every finding as one line of text."""
+        return [*map(str, self.violations), *self.differences]
+
+
+def check(instance: Instance, solution: Solution, tolerance: float = 1e-6) -> CheckReport:
+    """Recompute feasibility and every metric from the instance and the plan.
+
+    Parameters
+    ----------
+    instance : Instance
+        The problem.
+    solution : Solution
+        From anyone: greenopt, another program, a file.
+    tolerance : float
+        Largest relative violation or difference accepted.
+
+    Raises
+    ------
+    SolutionError
+        If the solution belongs to another instance.
+    """
+    belongs(instance, solution)
+    if not solution.decision:
+        kind = str(solution.status)
+        return CheckReport(ok=False, differences=[f"status {kind}: there is no plan to check"])
+    problem = getattr(instance, "problem")  # noqa: B009 - declared by each problem's subclass
+    found = part(problem, "check").evaluate(instance, solution.decision, tolerance)
+    differences = list(_compare_metrics(solution, found, tolerance))
+    differences += _compare_proof(solution, found.stages, tolerance)
+    return CheckReport(
+        ok=not found.violations and not differences,
+        violations=found.violations,
+        differences=differences,
+        metrics=found.metrics,
+        objective=found.stages[-1] if found.stages else None,
+        notes=found.notes,
+    )
+
+
+def belongs(instance: Instance, solution: Solution) -> None:
+    """Refuse a solution of another instance."""
+    if solution.instance_sha256 != instance.sha256:
+        text = f"is of another instance ({solution.instance!r}, another digest)"
+        raise SolutionError("solution", [Problem("$.instance_sha256", text)])
+
+
+def _differs(a: float | None, b: float | None, tolerance: float) -> bool:
+    if a is None or b is None:
+        return a is not b
+    return not abs(a - b) <= tolerance * max(1e-6, abs(a), abs(b))
+
+
+def _compare_metrics(solution: Solution, found: Any, tolerance: float) -> list[str]:
+    lines = _compare_table("metrics", solution.metrics, found.metrics, tolerance)
+    for axis, table in found.metrics_by.items():
+        reported = solution.metrics_by.get(axis, {})
+        lines += _compare_table(f"metrics_by.{axis}", reported, table, tolerance)
+    return lines
+
+
+def _compare_table(
+    where: str, reported: Mapping[str, Any], computed: Mapping[str, Any], tolerance: float
+) -> list[str]:
+    lines = []
+    for name in sorted(set(reported) | set(computed)):
+        if name not in computed or name not in reported:
+            side = "reported" if name in reported else "computed"
+            lines.append(f"{where}.{name}: only {side}")
+            continue
+        try:
+            a, b = (np.array(side[name], dtype=float) for side in (reported, computed))
+        except (TypeError, ValueError):
+            lines.append(f"{where}.{name}: is not numeric")
+            continue
+        if a.shape != b.shape:
+            lines.append(f"{where}.{name}: has shape {a.shape}, expected {b.shape}")
+            continue
+        scale = np.nanmax(np.abs(b), initial=1e-6)
+        same = (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= tolerance * scale)
+        if not same.all():
+            at = np.unravel_index(int(np.argmin(same)), a.shape)
+            lines.append(f"{where}.{name}: reported {a[at]:.9g}, computed {b[at]:.9g}")
+    return lines
+
+
+def _compare_proof(solution: Solution, stages: list[float], tolerance: float) -> list[str]:
+    lines = []
+    if len(solution.stages) != len(stages):
+        return [f"stages: {len(solution.stages)} reported, {len(stages)} in the instance"]
+    for i, (reported, value) in enumerate(zip(solution.stages, stages, strict=True)):
+        if _differs(reported.objective, value, tolerance):
+            lines.append(f"stages[{i}].objective: reported {reported.objective!r}, computed {value!r}")
+        if reported.bound > value + tolerance * max(1.0, abs(value)):
+            lines.append(f"stages[{i}].bound: {reported.bound!r} lies above the plan's {value!r}")
+    if solution.status in WITHOUT_PLAN and solution.status != Status.ERROR:
+        lines.append(f"status: {solution.status} although there is a plan")
+    return lines

@@ -1,0 +1,565 @@
+"""The Instance base: reading, writing, schema version, provenance, JSON Schema.
+
+An instance is an immutable pydantic model. Its fields are the one attribute table: name, type,
+unit, default and meaning stand there once and feed validation, the JSON Schema and the docs.
+Arrays are fields annotated with a `Quantity`; in a file they are nested lists over the documented
+axes, or ``{"axes": [...], "values": ...}`` over any subset of them, broadcast over the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from greenopt.errors import InstanceError, Problem
+from greenopt.files import read_json, write_json
+
+AXIS_FIELDS = {
+    "period": "periods",
+    "origin": "origins",
+    "class": "classes",
+    "site": "sites",
+    "mode": "modes",
+    "level": "levels",
+    "model": "models",
+    "gpu_type": "gpu_types",
+}
+"""Name of the field that lists the members of each axis."""
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+NonNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+Fraction = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=1)]
+Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
+
+
+def labels(members: Any) -> tuple[str, ...]:
+    """Names of the members of a set field: strings, objects with a name, or periods."""
+    if hasattr(members, "start"):
+        return tuple(members.start)
+    return tuple(member if isinstance(member, str) else member.name for member in members)
+
+
+def element_path(index: Sequence[int | str]) -> str:
+    """JSON-path suffix of a nested position: ``[3][1]`` for numbers, ``.name`` for keys."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in index)
+
+
+def line_errors(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
+    """Bundle several located problems so that pydantic reports each at its own place."""
+    return ValidationError.from_exception_data(
+        "greenopt",
+        [
+            InitErrorDetails(
+                type=PydanticCustomError("greenopt", "{text}", {"text": text}), loc=loc, input=None
+            )
+            for loc, text in found
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Annotation of an array field: its axes, unit and range.
+
+    Parameters
+    ----------
+    axes : tuple of str or None
+        Full axis order. None leaves the axes free (an `AxisArray` inside a list, whose owner
+        checks the shape).
+    unit : str
+        Unit of every element.
+    minimum, above, maximum : float, optional
+        Smallest value allowed, value to exceed, largest value allowed.
+    boolean : bool
+        True for masks.
+    null : float, optional
+        What a JSON ``null`` element means (for example infinity: no limit); refused when None.
+    optional : bool
+        Whether the whole field may be null.
+    """
+
+    axes: tuple[str, ...] | None
+    unit: str
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    boolean: bool = False
+    null: float | None = None
+    optional: bool = False
+
+    def expectation(self) -> str:
+        """What an element must be, in words."""
+        if self.boolean:
+            return "expected true or false"
+        limits = [
+            f"at least {self.minimum:g}" if self.minimum is not None else "",
+            f"above {self.above:g}" if self.above is not None else "",
+            f"at most {self.maximum:g}" if self.maximum is not None else "",
+        ]
+        limit = " and ".join(filter(None, limits))
+        return f"expected a finite number{' ' + limit if limit else ''}, {self.unit}"
+
+    def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(self._encode),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, __: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        element: dict[str, Any] = {"type": "boolean" if self.boolean else "number"}
+        bounds = {"minimum": self.minimum, "exclusiveMinimum": self.above, "maximum": self.maximum}
+        element |= {key: value for key, value in bounds.items() if value is not None}
+        if self.null is not None:
+            element = {"anyOf": [element, {"type": "null"}]}
+        nested = [element]
+        for _ in self.axes or ():
+            nested.append({"type": "array", "items": nested[-1]})
+        subset = {
+            "type": "object",
+            "required": ["axes", "values"],
+            "additionalProperties": False,
+            "properties": {
+                "axes": {"type": "array", "items": {"enum": list(self.axes or AXIS_FIELDS)}},
+                "values": {"anyOf": nested if self.axes else [element, {"type": "array"}]},
+            },
+        }
+        forms: list[dict[str, Any]] = [subset]
+        if self.axes:
+            forms.append(nested[-1])
+        if self.optional:
+            forms.append({"type": "null"})
+        return {"anyOf": forms, "x-axes": list(self.axes or []), "x-unit": self.unit}
+
+    def _validate(self, value: Any, info: ValidationInfo) -> Any:
+        if value is None and self.optional:
+            return None
+        if isinstance(value, np.ndarray) and self.axes is not None:
+            given: tuple[str, ...] = self.axes
+            nested: Any = value
+            prefix: tuple[str, ...] = ()
+        elif isinstance(value, AxisArray):
+            given, nested, prefix = value.axes, value.values, ()
+        elif isinstance(value, Mapping):
+            given, nested = self._subset(value)
+            prefix = ("values",)
+        elif self.axes is not None:
+            given, nested, prefix = self.axes, value, ()
+        else:
+            raise line_errors([((), 'expected {"axes": [...], "values": ...}')])
+        array = self._numbers(nested, given, prefix)
+        if self.axes is None:
+            return AxisArray(given, array)
+        full = self._full(array, given, prefix, info.data or {})
+        return full
+
+    def _subset(self, value: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
+        if set(value) != {"axes", "values"} or not isinstance(value["axes"], list | tuple):
+            raise line_errors([((), 'expected nested lists or {"axes": [...], "values": ...}')])
+        allowed = self.axes if self.axes is not None else tuple(AXIS_FIELDS)
+        given = tuple(value["axes"])
+        if any(axis not in allowed for axis in given) or len(set(given)) != len(given):
+            message = f"{list(given)} is not a choice of different axes out of {list(allowed)}"
+            raise line_errors([(("axes",), message)])
+        return given, value["values"]
+
+    def _numbers(self, nested: Any, axes: tuple[str, ...], prefix: tuple[str, ...]) -> np.ndarray:
+        """Nested lists as an array, or every element that is not what it should be."""
+        try:
+            array = np.array(nested, dtype=object)
+        except ValueError:
+            array = np.empty(0, dtype=object)
+        if array.ndim != len(axes):
+            raise line_errors([(prefix, self._shape_message(nested, axes))])
+        flat = array.ravel()
+        wanted: tuple[type, ...] = (
+            (bool, np.bool_) if self.boolean else (int, float, np.integer, np.floating)
+        )
+        unwanted: tuple[type, ...] = () if self.boolean else (bool, np.bool_)
+        bad = [
+            position
+            for position, element in enumerate(flat)
+            if (not isinstance(element, wanted) or isinstance(element, unwanted))
+            and not (element is None and self.null is not None)
+        ]
+        if not bad:
+            if self.boolean:
+                return array.astype(bool)
+            numbers = np.array([self.null if x is None else x for x in flat], dtype=float)
+            given = np.array([x is not None for x in flat], dtype=bool)
+            bad = list(np.flatnonzero(given & ~self._in_range(numbers)))
+            if not bad:
+                return numbers.reshape(array.shape)
+        shown = bad[:5]
+        found = [
+            (
+                prefix + tuple(int(i) for i in np.unravel_index(position, array.shape)),
+                f"is {flat[position]!r}; {self.expectation()}",
+            )
+            for position in shown
+        ]
+        if len(bad) > len(shown):
+            found.append((prefix, f"and {len(bad) - len(shown)} more elements like these"))
+        raise line_errors(found)
+
+    def _in_range(self, numbers: np.ndarray) -> np.ndarray:
+        good = np.isfinite(numbers)
+        if self.minimum is not None:
+            good &= numbers >= self.minimum
+        if self.above is not None:
+            good &= numbers > self.above
+        if self.maximum is not None:
+            good &= numbers <= self.maximum
+        return good
+
+    def _shape_message(self, nested: Any, axes: tuple[str, ...]) -> str:
+        return f"expected numbers nested over {list(axes)}, every list of one level equally long"
+
+    def _full(
+        self,
+        array: np.ndarray,
+        given: tuple[str, ...],
+        prefix: tuple[str, ...],
+        data: Mapping[str, Any],
+    ) -> np.ndarray:
+        """Check lengths against the sets, then broadcast to the full axis order, read-only."""
+        assert self.axes is not None
+        wrong = shape_problems(array, given, data)
+        if wrong:
+            raise line_errors([(prefix, text) for text in wrong])
+        sizes = [len(labels(data[f])) if (f := AXIS_FIELDS[a]) in data else 0 for a in self.axes]
+        full = broadcast(array, given, self.axes, sizes)
+        return full
+
+    def _encode(self, value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, AxisArray):
+            return {"axes": list(value.axes), "values": self._nested(value.values)}
+        assert self.axes is not None
+        kept = [i for i in range(value.ndim) if value.strides[i] != 0 or value.shape[i] == 1]
+        small = value[tuple(slice(None) if i in kept else 0 for i in range(value.ndim))]
+        if len(kept) == value.ndim:
+            return self._nested(small)
+        return {"axes": [self.axes[i] for i in kept], "values": self._nested(small)}
+
+    def _nested(self, array: np.ndarray) -> Any:
+        if self.null is None:
+            return array.tolist()
+        boxed = array.astype(object)
+        boxed[array == self.null] = None
+        return boxed.tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class AxisArray:
+    """An array over named axes, to be broadcast over the others."""
+
+    axes: tuple[str, ...]
+    values: np.ndarray
+
+    def over(self, axes: Sequence[str], sizes: Sequence[int]) -> np.ndarray:
+        """The array broadcast to `axes` in that order."""
+        return broadcast(self.values, self.axes, axes, sizes)
+
+
+def broadcast(
+    array: np.ndarray, given: Sequence[str], axes: Sequence[str], sizes: Sequence[int]
+) -> np.ndarray:
+    """Reorder `array` from `given` axes to `axes` and repeat it over the missing ones, read-only."""
+    order = sorted(range(len(given)), key=lambda i: axes.index(given[i]))
+    placed = np.transpose(array, order)
+    shape = [n if axis in given else 1 for axis, n in zip(axes, sizes, strict=True)]
+    result = np.broadcast_to(placed.reshape(shape), sizes)
+    result.flags.writeable = False
+    return result
+
+
+def shape_problems(array: np.ndarray, axes: Sequence[str], data: Mapping[str, Any]) -> list[str]:
+    """Compare an array's lengths with the sets that are known so far."""
+    problems = []
+    for axis, length in zip(axes, array.shape, strict=True):
+        field = AXIS_FIELDS[axis]
+        if field in data and length != (size := len(labels(data[field]))):
+            problems.append(f"has {length} entries along {axis}, expected {size} (see $.{field})")
+    return problems
+
+
+class Part(BaseModel):
+    """Base of everything inside an instance file: immutable, no unknown fields."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
+
+
+class Periods(Part):
+    """Time intervals named by their start, of any length, in order and not overlapping."""
+
+    start: tuple[Text, ...] = Field(min_length=1)
+    """Start of each period, ISO 8601 with a zone (``2023-07-18T00:00Z``)."""
+
+    duration_s: tuple[Positive, ...] = Field(min_length=1)
+    """Length of each period, s."""
+
+    def model_post_init(self, _: Any) -> None:
+        found: list[tuple[tuple[int | str, ...], str]] = []
+        moments: list[float | None] = []
+        for i, text in enumerate(self.start):
+            moments.append(None)
+            try:
+                moment = datetime.fromisoformat(text)
+            except ValueError:
+                found.append((("start", i), f"{text!r} is not an ISO 8601 time"))
+                continue
+            if moment.tzinfo is None:
+                expected = "expected an offset such as Z"
+                found.append((("start", i), f"{text!r} has no time zone; {expected}"))
+                continue
+            moments[-1] = moment.timestamp()
+        if len(self.duration_s) != len(self.start):
+            n, m = len(self.duration_s), len(self.start)
+            found.append((("duration_s",), f"has {n} entries, expected {m} as in start"))
+        for i, (a, b, d) in enumerate(zip(moments, moments[1:], self.duration_s, strict=False)):
+            if a is not None and b is not None and b < a + d - 1e-6:
+                found.append((("start", i + 1), f"{self.start[i + 1]!r} begins before the period "
+                              f"before it ends"))  # fmt: skip
+        if found:
+            raise line_errors(found)
+
+
+class Source(Part):
+    """Where data came from and under which licence."""
+
+    name: Text
+    """What it is and who publishes it."""
+
+    licence: Text
+    """SPDX identifier, or ``LicenseRef-...`` with the terms in `note`."""
+
+    attribution: Text
+    """The line to print when the data is used."""
+
+    url: str = ""
+    """Address, repository and commit."""
+
+    note: str = ""
+    """What was taken and how it was changed."""
+
+
+class Provenance(Part):
+    """How the instance was made."""
+
+    description: Text
+    """What the instance is."""
+
+    builder: Text
+    """The script or function that made it."""
+
+    data_licence: Text
+    """SPDX licence of the instance's data as a whole."""
+
+    sources: tuple[Source, ...]
+    """Every source, with licence and attribution."""
+
+    rules: tuple[str, ...] = ()
+    """Every modelling choice made on the way, one sentence each."""
+
+
+class Instance(Part):
+    """Base class of the five problems' instances.
+
+    Instances are values: immutable, compared by content, readable from and writable to a
+    versioned, self-describing JSON file.
+    """
+
+    title: ClassVar[str]
+
+    @property
+    def sets(self) -> dict[str, tuple[str, ...]]:
+        """Labels of every axis that this instance has."""
+        return {
+            axis: labels(getattr(self, field))
+            for axis, field in AXIS_FIELDS.items()
+            if field in type(self).model_fields
+        }
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], source: str = "instance") -> Self:
+        """Build an instance from a document (the content of a file as Python objects).
+
+        Parameters
+        ----------
+        document : mapping
+            As in the JSON file; arrays may be NumPy arrays.
+        source : str
+            Named in error messages.
+
+        Raises
+        ------
+        InstanceError
+            With every problem found, each with its JSON path.
+        """
+        try:
+            return cls.model_validate(dict(document))
+        except ValidationError as error:
+            raise InstanceError(source, list(_problems(error))) from None
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read an instance file (``.json`` or ``.json.gz``)."""
+        return cls.parse(read_json(path, InstanceError), str(path))
+
+    @classmethod
+    def from_frames(cls, document: Mapping[str, Any], **frames: Any) -> Self:
+        """Build an instance with arrays taken from pandas frames.
+
+        Parameters
+        ----------
+        document : mapping
+            Everything that is not an array over sets: names, sets, profiles, objective.
+        **frames : pandas.DataFrame
+            One long frame per array field: a column for each of its axes (or fewer, to
+            broadcast) holding labels, and a column named like the field holding values.
+
+        Raises
+        ------
+        InstanceError
+            If a column is missing, a label unknown, or a combination is missing or twice there.
+        """
+        probe = dict(document)
+        for field, frame in frames.items():
+            probe[field] = _frame_to_axis_array(cls, field, frame, document)
+        return cls.parse(probe, "frames")
+
+    def document(self) -> dict[str, Any]:
+        """The instance as the content of its file."""
+        return self.model_dump(mode="python", exclude_defaults=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the instance file, whole or not at all; ``.gz`` compresses."""
+        write_json(path, json.loads(self._json()))
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated anew."""
+        return self.parse({**self.document(), **changes}, f"{type(self).__name__}.replace")
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the content, the same for equal instances."""
+        return hashlib.sha256(self._json().encode()).hexdigest()
+
+    def _json(self) -> str:
+        return json.dumps(self.document(), sort_keys=True, allow_nan=False, default=_plain)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self._json() == other._json()
+
+    def __hash__(self) -> int:
+        return hash(self._json())
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON Schema (draft 2020-12) of the file format."""
+        schema = cls.model_json_schema()
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    raise TypeError(f"cannot write {type(value).__name__}")
+
+
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    for line in error.errors(include_url=False):
+        kind, loc = line["type"], [p for p in line["loc"] if not _is_branch(p)]
+        path = "$" + element_path(loc)
+        if kind == "greenopt":
+            yield Problem(path, line["msg"])
+        elif kind == "extra_forbidden":
+            yield Problem(path, "is not a field of this format (misspelt, or of another version)")
+        elif kind == "missing":
+            yield Problem(path, "is missing")
+        else:
+            shown = repr(line["input"])
+            shown = shown if len(shown) <= 60 else shown[:57] + "..."
+            message = line["msg"][0].lower() + line["msg"][1:]
+            yield Problem(path, f"is {shown}; {message.replace('input should be', 'expected')}")
+
+
+def _is_branch(part: int | str) -> bool:
+    """Pydantic names the branch of a union in the location; it is not in the file."""
+    return isinstance(part, str) and ("[" in part or part in {"float", "str", "int", "none"})
+
+
+def _frame_to_axis_array(
+    cls: type[Instance], field: str, frame: Any, document: Mapping[str, Any]
+) -> AxisArray:
+    def refuse(message: str) -> InstanceError:
+        return InstanceError("frames", [Problem(f"$.{field}", message)])
+
+    info = cls.model_fields.get(field)
+    quantity = next((m for m in info.metadata if isinstance(m, Quantity)), None) if info else None
+    if quantity is None or quantity.axes is None:
+        raise refuse("is not an array field of this instance")
+    if field not in frame.columns:
+        raise refuse(f"the frame has no column {field!r}, only {list(frame.columns)}")
+    axes = tuple(column for column in frame.columns if column != field)
+    unknown = [axis for axis in axes if axis not in quantity.axes]
+    if unknown:
+        raise refuse(f"column {unknown[0]!r} is not one of the axes {list(quantity.axes)}")
+    sizes, codes = [], []
+    for axis in axes:
+        members = {label: i for i, label in enumerate(_raw_labels(document, AXIS_FIELDS[axis]))}
+        found = [members.get(label, -1) for label in frame[axis]]
+        if -1 in found:
+            raise refuse(f"{frame[axis].iloc[found.index(-1)]!r} is not a known {axis}")
+        sizes.append(len(members))
+        codes.append(np.array(found, dtype=int))
+    if not axes:
+        return AxisArray((), np.asarray(frame[field].iloc[0]))
+    flat = np.ravel_multi_index(tuple(codes), tuple(sizes))
+    counts = np.bincount(flat, minlength=math.prod(sizes))
+    if (counts != 1).any():
+        where = np.unravel_index(int(np.flatnonzero(counts != 1)[0]), sizes)
+        names = [_raw_labels(document, AXIS_FIELDS[a])[i] for a, i in zip(axes, where, strict=True)]
+        raise refuse(f"{names} stands {counts[counts != 1][0]} times in the frame, expected once")
+    values = np.empty(math.prod(sizes), dtype=object)
+    values[flat] = frame[field].to_numpy(dtype=object)
+    return AxisArray(axes, values.reshape(sizes))
+
+
+def _raw_labels(document: Mapping[str, Any], field: str) -> list[str]:
+    members = document.get(field, [])
+    if isinstance(members, Mapping):
+        return list(members.get("start", []))
+    if hasattr(members, "start"):
+        return list(members.start)
+    return [m["name"] if isinstance(m, Mapping) else getattr(m, "name", m) for m in members]
+
+
+def with_optional(quantity: Quantity) -> Quantity:
+    """The same quantity, but the whole field may be null."""
+    return replace(quantity, optional=True)

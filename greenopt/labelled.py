@@ -1,0 +1,159 @@
+"""Sparse arrays over named axes: decisions and prices in the problem's own terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greenopt.errors import Problem
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledArray:
+    """Numbers over named axes, zero where nothing is stored.
+
+    Attributes
+    ----------
+    name, unit : str
+        What the numbers are; the unit is part of the column name in frames.
+    labels : dict of str to tuple of str
+        Labels of every axis, in axis order.
+    codes : ndarray of int, shape (n_axes, n_stored)
+        Position of each stored number along each axis; no position twice.
+    values : ndarray of float, shape (n_stored,)
+        The numbers.
+    """
+
+    name: str
+    unit: str
+    labels: Mapping[str, tuple[str, ...]]
+    codes: IntArray
+    values: FloatArray
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Axis names in order."""
+        return tuple(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return tuple(len(members) for members in self.labels.values())
+
+    @classmethod
+    def from_dense(
+        cls, name: str, unit: str, labels: Mapping[str, tuple[str, ...]], dense: Any
+    ) -> LabelledArray:
+        """Keep the nonzero elements of a dense array."""
+        array = np.asarray(dense, dtype=float)
+        codes = np.array(np.nonzero(array), dtype=np.int64).reshape(array.ndim, -1)
+        return cls(name, unit, dict(labels), codes, array[tuple(codes)])
+
+    def dense(self) -> FloatArray:
+        """The whole array, zeros included."""
+        result = np.zeros(self.shape)
+        result[tuple(self.codes)] = self.values
+        return result
+
+    def total_over(self, *kept: str) -> FloatArray:
+        """Dense sums over every axis that is not kept, in the order given."""
+        shape = tuple(len(self.labels[axis]) for axis in kept)
+        if not kept:
+            return np.asarray(math.fsum(self.values))
+        position = [self.axes.index(axis) for axis in kept]
+        flat = np.ravel_multi_index(tuple(self.codes[position]), shape)
+        return np.bincount(flat, self.values, math.prod(shape)).reshape(shape)
+
+    def to_frame(self) -> Any:
+        """Long pandas frame: one row a stored number, a column an axis, then ``name [unit]``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed (``pip install greenopt[frames]``).
+        """
+        import pandas as pd
+
+        columns: dict[str, Any] = {
+            axis: np.array(members, dtype=object)[self.codes[i]]
+            for i, (axis, members) in enumerate(self.labels.items())
+        }
+        return pd.DataFrame({**columns, f"{self.name} [{self.unit}]": self.values})
+
+    def document(self, shared_labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """JSON form; labels that equal the file's shared ones are left to it."""
+        own = {a: list(m) for a, m in self.labels.items() if tuple(shared_labels.get(a, ())) != m}
+        return {
+            "unit": self.unit,
+            "axes": list(self.axes),
+            **({"labels": own} if own else {}),
+            "codes": {axis: self.codes[i].tolist() for i, axis in enumerate(self.axes)},
+            "values": self.values.tolist(),
+        }
+
+    @classmethod
+    def parse(
+        cls,
+        name: str,
+        document: Any,
+        shared_labels: Mapping[str, Sequence[str]],
+        path: str,
+        problems: list[Problem],
+    ) -> LabelledArray | None:
+        """Read the JSON form; problems are appended with their paths, and None returned."""
+        before = len(problems)
+        wanted = {"unit", "axes", "codes", "values"}
+        if not isinstance(document, dict) or not wanted <= set(document) <= {*wanted, "labels"}:
+            problems.append(Problem(path, f"expected an object with {sorted(wanted)}"))
+            return None
+        axes = document["axes"]
+        every = {**shared_labels, **document.get("labels", {})}
+        if not isinstance(axes, list) or not all(isinstance(a, str) and a in every for a in axes):
+            problems.append(Problem(f"{path}.axes", f"is {axes!r}, expected some of {list(every)}"))
+            return None
+        values = _numbers(document["values"], f"{path}.values", problems)
+        codes = [
+            _positions(document["codes"], axis, len(every[axis]), len(values), path, problems)
+            for axis in axes
+        ]
+        if len(problems) > before:
+            return None
+        array = np.array(codes, dtype=np.int64).reshape(len(axes), len(values))
+        if len(np.unique(array, axis=1).T) != len(values) and axes:
+            problems.append(Problem(f"{path}.codes", "names one position twice"))
+            return None
+        labels = {axis: tuple(every[axis]) for axis in axes}
+        return cls(name, str(document["unit"]), labels, array, values)
+
+
+def _numbers(given: Any, path: str, problems: list[Problem]) -> FloatArray:
+    try:
+        values = np.array(given, dtype=float)
+    except (TypeError, ValueError):
+        values = np.full(1, np.nan)
+    if values.ndim != 1 or not np.isfinite(values).all() or not isinstance(given, list):
+        problems.append(Problem(path, "expected a list of finite numbers"))
+        return np.zeros(0)
+    return values
+
+
+def _positions(
+    given: Any, axis: str, size: int, count: int, path: str, problems: list[Problem]
+) -> IntArray:
+    place = f"{path}.codes.{axis}"
+    codes = given.get(axis) if isinstance(given, dict) else None
+    if not isinstance(codes, list) or not all(type(c) is int and 0 <= c < size for c in codes):
+        problems.append(Problem(place, f"expected a list of positions from 0 to {size - 1}"))
+        return np.zeros(count, dtype=np.int64)
+    if len(codes) != count:
+        problems.append(Problem(place, f"has {len(codes)} entries, expected {count} as values"))
+        return np.zeros(count, dtype=np.int64)
+    return np.array(codes, dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Geo-distributed request placement over TTFT, carbon, water and cost."""

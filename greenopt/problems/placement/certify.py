@@ -1,0 +1,354 @@
+"""Placement bounds proved from the instance and given multipliers, by weak duality, no solver.
+
+Builds the rows of formulations/placement.md itself, in their plain form (flow carries the level),
+shares no code with the formulation, and repairs the multipliers first: wrong signs are clipped,
+those of maxima and peaks are scaled so that these columns price out exactly, and those of demand
+are not even read, because the best ones are known: the cheapest way to serve a request at the
+prices of everything else. Whatever comes in, what comes out is a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from greenopt.labelled import LabelledArray
+from greenopt.physics import energy, latency, water
+from greenopt.problems.placement.instance import PlacementInstance, Profile, RequestClass
+
+Marginals = Mapping[str, LabelledArray]
+
+_PARTS = {
+    "carbon_kg": ("carbon_operational_kg", "carbon_embodied_running_kg"),
+    "water_l": ("water_evaporation_l", "water_blowdown_l", "water_grid_l"),
+    "water_consumption_l": ("water_evaporation_l", "water_grid_l"),
+    "cost_usd": ("cost_energy_usd", "cost_gpu_usd", "cost_egress_usd", "cost_demand_usd"),
+}
+
+
+def lower_bound(
+    instance: PlacementInstance, stage: int, marginals: Marginals, earlier: Sequence[float]
+) -> float:
+    """Prove a lower bound on one stage of the objective.
+
+    Parameters
+    ----------
+    instance : PlacementInstance
+        The problem; integrality is not used, so the bound is that of the linear relaxation.
+    stage : int
+        Which stage.
+    marginals : mapping of str to LabelledArray
+        Row multipliers by row name; missing ones count as zero.
+    earlier : sequence of float
+        Values of the earlier stages, which later ones may worsen by their tolerance.
+
+    Returns
+    -------
+    float
+        The bound; minus infinity if a column without an upper bound has a negative price, plus
+        infinity if some demand has no site, mode and level within its limits.
+    """
+    return _Certifier(instance, stage, marginals, earlier).bound()
+
+
+class _Certifier:
+    def __init__(
+        self, inst: PlacementInstance, stage: int, marginals: Marginals, earlier: Sequence[float]
+    ) -> None:
+        self.inst, self.sets = inst, inst.sets
+        self.duration = np.array(inst.periods.duration_s)
+        self.shape = (len(self.duration), len(inst.sites))
+        self.given = marginals
+        self.stage = stage
+        self.row_terms: list[float] = []
+        self.column_terms: list[float] = []
+        # A stage's metrics count with its weight, earlier ones with the multiplier of their row.
+        self.stages = [(inst.objective[stage], 1.0)]
+        for i, value in enumerate(earlier):
+            multiplier = float(np.minimum(self._multiplier(f"stage_{i}", ()), 0.0))
+            tolerance = inst.objective[i].tolerance
+            self.row_terms.append(multiplier * (value + tolerance * max(abs(value), 1.0)))
+            self.stages.append((inst.objective[i], -multiplier))
+        self.price: dict[str, Any] = {}  # price of one unit of a metric, by (period, site)
+
+    def bound(self) -> float:
+        self._price_objective()
+        self._price_budgets()
+        self.cheapest = np.full(self.inst.demand_requests.shape, np.inf)
+        gpus = np.minimum(self._multiplier("gpus", ("period", "site", "gpu_type")), 0.0)
+        gpus = np.where(np.isfinite(self.inst.gpus), gpus, 0.0)
+        finite = np.where(np.isfinite(self.inst.gpus), self.inst.gpus, 0.0)
+        self.row_terms.append(float((gpus * finite).sum()))
+        per_watt = self._price_of_a_watt()
+        load = self._multiplier("load", ("period", "site", "model", "mode", "level"))
+        for profile in self.inst.profiles:
+            self._profile(profile, gpus, per_watt, load)
+        self._unmet()
+        demand = self.inst.demand_requests
+        some = demand > 0
+        self.row_terms.append(float((self.cheapest[some] * demand[some]).sum()))
+        return float(sum(self.row_terms) + sum(self.column_terms))
+
+    def _multiplier(self, name: str, axes: tuple[str, ...]) -> Any:
+        """A row's multipliers as a dense array, zero where none is given."""
+        known = {**self.sets, "stage": None, "term": None}
+        shape = tuple(len(self.sets[a]) for a in axes)
+        array = self.given.get(name)
+        if array is None:
+            return np.zeros(shape)
+        if array.axes != axes or any(array.labels[a] != known[a] for a in axes):
+            raise ValueError(f"marginals {name!r} are over {array.axes}, expected {axes}")
+        return array.dense()
+
+    # -- prices of metrics -------------------------------------------------------------------------
+
+    def _add_price(self, metric: str, price: Any) -> None:
+        for name in _PARTS.get(metric, (metric,)):
+            old = self.price.get(name, np.zeros(self.shape))
+            self.price[name] = old + price
+
+    def _price_objective(self) -> None:
+        for number, (stage, factor) in enumerate(self.stages):
+            own = self.stage if number == 0 else number - 1
+            for j, term in enumerate(stage.terms):
+                weight = factor * term.weight / term.scale
+                if term.weight == 0:
+                    continue
+                if term.metric == "ttft_mean_s":
+                    self._add_price("ttft_request_s", weight / self.inst.demand_requests.sum())
+                elif term.over_sites == "max":
+                    self._add_price(term.metric, self._split_over_sites(own, j, weight))
+                elif term.over_sites == "mean":
+                    self._add_price(term.metric, weight / self.shape[1])
+                else:
+                    self._add_price(term.metric, weight)
+
+    def _split_over_sites(self, stage: int, term: int, weight: float) -> Any:
+        """Weights on the sites under a maximum: non-negative and adding up to its weight."""
+        array = self.given.get("site_max")
+        share = np.zeros(self.shape[1])
+        if array is not None and array.axes == ("stage", "term", "site"):
+            stages, terms, sites = array.codes
+            here = (stages == stage) & (terms == term)
+            share[sites[here]] = np.maximum(-array.values[here], 0.0)
+        if share.sum() <= 0:
+            share[:] = 1.0
+        return weight * share / share.sum()
+
+    def _price_budgets(self) -> None:
+        for budget in self.inst.budgets:
+            axes = tuple(a for a in ("period", "site") if a in budget.limit.axes)
+            sizes = [n if a in axes else 1 for a, n in zip(("period", "site"), self.shape, strict=True)]
+            limit = budget.limit.over(("period", "site"), sizes)
+            multiplier = np.minimum(self._multiplier(f"budget.{budget.name}", axes), 0.0)
+            multiplier = np.where(np.isfinite(limit), multiplier.reshape(sizes), 0.0)
+            limit = np.where(np.isfinite(limit), limit, 0.0)
+            if budget.metric == "ttft_mean_s":
+                self._add_price("ttft_request_s", -multiplier)
+                self._add_price("requests", multiplier * limit)
+            else:
+                self._add_price(budget.metric, -multiplier)
+                self.row_terms.append(float((multiplier * limit).sum()))
+
+    def _price_of_a_watt(self) -> Any:
+        """Multipliers of power cap and peak rows, per facility W of running instances."""
+        cap = self.inst.facility_power_cap_w
+        price = np.zeros(self.shape)
+        if cap is not None:
+            multiplier = np.minimum(self._multiplier("power_cap", ("period", "site")), 0.0)
+            multiplier = np.where(np.isfinite(cap), multiplier, 0.0)
+            self.row_terms.append(float((multiplier * np.where(np.isfinite(cap), cap, 0.0)).sum()))
+            price -= multiplier
+        if self.inst.demand_charge_usd_per_kw is not None:
+            # The peak column costs its charge less the multipliers that lean on it; those may add
+            # up to the charge at most, else a larger peak would pay.
+            charge = self.price.get("cost_demand_usd", np.zeros(self.shape))[0]
+            worth = charge * self.inst.demand_charge_usd_per_kw
+            multiplier = np.minimum(self._multiplier("peak", ("period", "site")), 0.0)
+            total = -multiplier.sum(axis=0)
+            worth = np.maximum(worth, 0.0)
+            factor = np.where(total > worth, worth / np.where(total > 0, total, 1.0), 1.0)
+            price -= multiplier * factor / 1000
+        return price
+
+    # -- columns -----------------------------------------------------------------------------------
+
+    def _classes(self, profile: Profile) -> list[int]:
+        return [i for i, k in enumerate(self.inst.classes) if k.model == profile.model]
+
+    def _holds(self, profile: Profile) -> Any:
+        h = self.sets["gpu_type"].index(profile.gpu_type)
+        return (self.inst.gpus[:, :, h] > 0).any(axis=0)
+
+    def _profile(self, profile: Profile, gpus: Any, per_watt: Any, load: Any) -> None:
+        """Price out the flow and instances of one profile, level by level."""
+        n = self.sets["model"].index(profile.model)
+        m = self.sets["mode"].index(profile.mode)
+        h = self.sets["gpu_type"].index(profile.gpu_type)
+        even = self._even(profile, n, m)
+        for index, level in enumerate(profile.levels):
+            per_load = load[:, :, n, m, index]
+            cost = self._cost_of_running(profile, index)
+            cost = cost + per_watt * self._watts(profile, index)[1]
+            cost = cost - profile.gpus_per_instance * gpus[:, :, h]
+            cost = cost + per_load * self.duration[:, None] * level.requests_per_s + even[:, :, index]
+            most = self._most(profile, index)
+            self._columns(np.where(self._holds(profile), cost, 0.0), most)
+            for k in self._classes(profile):
+                self._flow(k, profile, index, per_load, m)
+
+    def _columns(self, price: Any, most: Any) -> None:
+        """Columns between zero and `most`: those with a negative price are taken whole."""
+        negative = price < 0
+        if np.isinf(most[negative]).any():
+            self.column_terms.append(-np.inf)
+            return
+        self.column_terms.append(float((price[negative] * most[negative]).sum()))
+
+    def _flow(self, k: int, profile: Profile, level: int, per_load: Any, mode: int) -> None:
+        """Lower the price of serving a class to that of this level, site by site."""
+        inst, c = self.inst, self.inst.classes[k]
+        may = self._may(c, profile, level) & self._holds(profile)
+        if not may.any():
+            return
+        zero = np.zeros(self.shape)
+        network = inst.rtt_s + inst.last_mile_s[:, None]
+        ttft = network + _mean_prefill(c, profile, level)
+        price = self.price.get("requests", zero)[:, None, :] + ttft * self.price.get("ttft_request_s", zero)[:, None, :]
+        egress = c.egress_bytes_per_request / 1e9 * inst.egress_usd_per_gb
+        price = price + egress * self.price.get("cost_egress_usd", zero)[:, None, :]
+        price = price + self._custom_per_request(k, mode)
+        price = price - c.work_per_request[profile.mode] * per_load[:, None, :]
+        allowed = np.broadcast_to(may, price.shape)
+        if inst.reachable is not None:
+            allowed = allowed & inst.reachable[:, :, k, :, mode]
+        best = np.where(allowed, price, np.inf).min(axis=2)
+        self.cheapest[:, :, k] = np.minimum(self.cheapest[:, :, k], best)
+
+    def _custom_per_request(self, k: int, mode: int) -> Any:
+        total = np.zeros((self.shape[0], len(self.inst.origins), self.shape[1]))
+        axes = ("period", "origin", "class", "site", "mode")
+        sizes = [len(self.sets[a]) for a in axes]
+        for custom in self.inst.custom_metrics:
+            if custom.per_request is not None and custom.name in self.price:
+                whole = custom.per_request.over(axes, sizes)[:, :, k, :, mode]
+                total = total + whole * self.price[custom.name][:, None, :]
+        return total
+
+    def _may(self, k: RequestClass, profile: Profile, level: int) -> Any:
+        """Origins and sites where a level serves a class within its limits (with 1e-9 slack)."""
+        inst, measured = self.inst, profile.levels[level]
+        grown = 1 + 1e-9
+        may = np.ones((len(inst.origins), len(inst.sites)), dtype=bool)
+        if k.tbt_limit_s is not None and measured.itl_s[k.tbt_statistic] > k.tbt_limit_s * grown:
+            return may & False
+        if k.ttft_limit_s is not None:
+            if k.ttft_statistic == "mean":
+                own = _mean_prefill(k, profile, level)
+            else:
+                q = 1.0 if k.ttft_statistic == "max" else int(k.ttft_statistic[1:]) / 100
+                tokens = latency.quantile(k.prompt_tokens.values, k.prompt_tokens.probabilities, q)
+                own = float(np.interp(tokens, profile.prefill_tokens, measured.prefill_s))
+            may &= inst.rtt_s + inst.last_mile_s[:, None] + own <= k.ttft_limit_s * grown
+        model = self.inst.models[self.sets["model"].index(k.model)]
+        gpu = self.inst.gpu_types[self.sets["gpu_type"].index(profile.gpu_type)]
+        if model.weight_bytes is None or model.kv_bytes_per_token is None or gpu.memory_bytes is None:
+            return may
+        seconds = _mean_prefill(k, profile, level) + k.output_tokens.mean * measured.itl_s["mean"]
+        held = measured.requests_per_s * seconds / k.work_per_request[profile.mode]
+        held *= (k.prompt_tokens.mean + k.output_tokens.mean) * model.kv_bytes_per_token
+        room = profile.gpus_per_instance * gpu.memory_bytes * gpu.usable_memory_fraction
+        return may & bool(held <= (room - model.weight_bytes) * grown)
+
+    def _watts(self, profile: Profile, level: int) -> tuple[Any, Any]:
+        """IT and facility power of one instance, W, by period and site."""
+        power = profile.levels[level].power_w
+        it, facility = energy.it_and_facility_power_w(
+            power, profile.power_boundary, self.inst.pue, profile.host_adder_w
+        )
+        return np.broadcast_to(it, self.shape), np.broadcast_to(facility, self.shape)
+
+    def _cost_of_running(self, profile: Profile, level: int) -> Any:
+        """Price of one running instance in each period and site."""
+        inst, zero = self.inst, np.zeros(self.shape)
+        hours = self.duration[:, None] / 3600
+        it, facility = (w / 1000 * hours for w in self._watts(profile, level))
+        gpu_h = profile.gpus_per_instance * np.broadcast_to(hours, self.shape)
+        h = self.sets["gpu_type"].index(profile.gpu_type)
+        gpu = inst.gpu_types[h]
+        evaporation, blowdown = water.evaporation_and_blowdown(
+            it * inst.wue_l_per_kwh, inst.cycles_of_concentration
+        )
+        amounts = {
+            "energy_kwh": facility,
+            "energy_it_kwh": it,
+            "carbon_operational_kg": facility * inst.carbon_g_per_kwh / 1000,
+            "water_evaporation_l": evaporation,
+            "water_blowdown_l": blowdown,
+            "water_grid_l": facility * inst.ewif_l_per_kwh,
+            "cost_energy_usd": facility / 1000 * inst.price_usd_per_mwh,
+            "gpu_h": gpu_h,
+        }
+        if inst.gpu_usd_per_hour is not None:
+            amounts["cost_gpu_usd"] = gpu_h * inst.gpu_usd_per_hour[:, h]
+        if inst.embodied_charge == "running":
+            amounts["carbon_embodied_running_kg"] = gpu_h * 3600 * gpu.embodied_kg / gpu.lifetime_s
+        total = sum((self.price.get(n, zero) * a for n, a in amounts.items()), zero)
+        axes = ("period", "site", "model", "mode", "level")
+        sizes = [len(self.sets[a]) for a in axes]
+        n, m = self.sets["model"].index(profile.model), self.sets["mode"].index(profile.mode)
+        for custom in inst.custom_metrics:
+            if custom.per_instance_s is not None and custom.name in self.price:
+                each = custom.per_instance_s.over(axes, sizes)[:, :, n, m, level]
+                total = total + self.price[custom.name] * each * self.duration[:, None]
+        return total
+
+    def _most(self, profile: Profile, level: int) -> Any:
+        """Upper bound on running instances: GPUs, and what the model's demand can use."""
+        h = self.sets["gpu_type"].index(profile.gpu_type)
+        by_gpus = self.inst.gpus[:, :, h] / profile.gpus_per_instance
+        rate = profile.levels[level].requests_per_s
+        if rate == 0:
+            return by_gpus
+        work = np.zeros(self.shape[0])
+        for k in self._classes(profile):
+            per_request = self.inst.classes[k].work_per_request[profile.mode]
+            work += per_request * self.inst.demand_requests[:, :, k].sum(axis=1)
+        return np.minimum(by_gpus, (work / (self.duration * rate))[:, None])
+
+    def _even(self, profile: Profile, n: int, m: int) -> Any:
+        """What the relaxed rows of an even balance add to the price of running instances."""
+        added = np.zeros((*self.shape, len(profile.levels)))
+        if self.inst.balance != "even":
+            return added
+        holds = self._holds(profile)
+        one = np.minimum(self._multiplier("one_level", ("period", "site", "model", "mode")), 0.0)
+        one = np.where(holds, one[:, :, n, m], 0.0)
+        self.row_terms.append(float(one.sum()))
+        axes = ("period", "site", "model", "mode", "level")
+        used = np.minimum(self._multiplier("level_used", axes), 0.0)[:, :, n, m]
+        for level in range(len(profile.levels)):
+            most = self._most(profile, level)
+            tied = np.where(holds & np.isfinite(most), used[:, :, level], 0.0)
+            added[:, :, level] = -tied
+            switch = np.where(holds, -one + tied * np.where(np.isfinite(most), most, 0.0), 0.0)
+            self._columns(switch, np.ones(self.shape))
+        return added
+
+    def _unmet(self) -> None:
+        """Not serving a request is a way to deal with it, at its price."""
+        zero = np.zeros(self.shape)
+        each = self.price.get("unmet_requests", zero)[:, :1]
+        usd = self.price.get("unmet_usd", zero)[:, :1]
+        for i, k in enumerate(self.inst.classes):
+            if k.unmet_price_usd is not None:
+                price = each + usd * k.unmet_price_usd
+                self.cheapest[:, :, i] = np.minimum(self.cheapest[:, :, i], price)
+
+
+def _mean_prefill(k: RequestClass, profile: Profile, level: int) -> float:
+    times = np.interp(k.prompt_tokens.values, profile.prefill_tokens, profile.levels[level].prefill_s)
+    return float(times @ np.array(k.prompt_tokens.probabilities))
+

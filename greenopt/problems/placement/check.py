@@ -1,0 +1,564 @@
+"""Placement checked from the physics: every requirement and every metric, from the plan alone.
+
+Shares no code with the formulation and never sees a Model. Everything is evaluated on the entries
+of the plan: requests by (period, origin, class, site, mode, level) and running instances by
+(period, site, model, mode, level).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from greenopt.labelled import LabelledArray
+from greenopt.physics import carbon, energy, latency, water
+from greenopt.problems.placement.instance import PlacementInstance, Profile, RequestClass
+from greenopt.problems.placement.metrics import METRICS
+
+PER_REQUEST = ("energy_kwh", "carbon_kg", "water_l", "water_consumption_l", "cost_usd")
+"""Metrics given by class per request and per 1,000 tokens (cost without the demand charge)."""
+
+
+class Violation(NamedTuple):
+    """One requirement a plan does not meet."""
+
+    requirement: str
+    where: str
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.requirement} at {self.where}: off by {self.amount:.6g}"
+
+
+@dataclass
+class Evaluation:
+    """What a plan is worth and what it violates.
+
+    Attributes
+    ----------
+    metrics : dict of str to float or None
+        Totals.
+    metrics_by : dict
+        By "site", "period", "class" and "period,site".
+    stages : list of float
+        Value of each stage of the objective.
+    violations : list of Violation
+        Requirements not met beyond the tolerance.
+    notes : dict
+        ``even_balance``: facility energy if the same requests were spread evenly over the same
+        running instances, and the difference to the plan.
+    """
+
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    metrics_by: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stages: list[float] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    instance: PlacementInstance, decision: Mapping[str, LabelledArray], tolerance: float = 1e-6
+) -> Evaluation:
+    """Evaluate a plan against the instance.
+
+    Parameters
+    ----------
+    instance : PlacementInstance
+        The problem.
+    decision : mapping of str to LabelledArray
+        "flow", "instances" and, where allowed, "unmet".
+    tolerance : float
+        Largest violation accepted, relative to max(1, the size of the requirement).
+
+    Returns
+    -------
+    Evaluation
+        Metrics are computed also for a plan with violations.
+    """
+    return _Checker(instance, decision, tolerance).run()
+
+
+class _Checker:
+    def __init__(
+        self, inst: PlacementInstance, decision: Mapping[str, LabelledArray], tolerance: float
+    ) -> None:
+        self.inst, self.tolerance = inst, tolerance
+        self.result = Evaluation()
+        self.sets = inst.sets
+        self.duration = np.array(inst.periods.duration_s)
+        self.shape = (len(self.duration), len(inst.sites))
+        self.profile_of = {(p.model, p.mode): i for i, p in enumerate(inst.profiles)}
+        self.flow = self._entries(decision, "flow", ("period", "origin", "class", "site", "mode", "level"))
+        self.run_ = self._entries(decision, "instances", ("period", "site", "model", "mode", "level"))
+        self.unmet = self._entries(decision, "unmet", ("period", "origin", "class"))
+        for name in set(decision) - {"flow", "instances", "unmet"}:
+            self._violated("decision", f"array {name!r} is not part of a placement plan", 1.0)
+
+    def run(self) -> Evaluation:
+        if not self._well_formed():
+            return self.result
+        self._powers()
+        self._check_demand()
+        self._check_load()
+        self._check_eligibility()
+        self._check_capacity()
+        self._check_even()
+        self._metrics()
+        self._check_budgets()
+        self.result.stages = [self._stage(stage) for stage in self.inst.objective]
+        self._even_balance_note()
+        return self.result
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def _entries(
+        self, decision: Mapping[str, LabelledArray], name: str, axes: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Codes by axis and values of one array, after comparing its labels with the sets."""
+        array = decision.get(name)
+        if array is None:
+            if name != "unmet":
+                self._violated("decision", f"array {name!r} is missing", 1.0)
+            return {**{axis: np.zeros(0, dtype=int) for axis in axes}, "value": np.zeros(0)}
+        if array.axes != axes or any(array.labels[a] != self.sets[a] for a in axes):
+            self._violated("decision", f"array {name!r} is not over {axes} of this instance", 1.0)
+            return {**{axis: np.zeros(0, dtype=int) for axis in axes}, "value": np.zeros(0)}
+        return {**dict(zip(axes, array.codes, strict=True)), "value": array.values}
+
+    def _well_formed(self) -> bool:
+        """Signs, and that every entry names a profile and a level that exist."""
+        for name, entries in (("flow", self.flow), ("instances", self.run_), ("unmet", self.unmet)):
+            worst = entries["value"].min(initial=0.0)
+            if worst < -self.tolerance:
+                self._violated("non-negativity", name, -worst)
+        models = np.array([self.sets["model"].index(k.model) for k in self.inst.classes])
+        self.flow["profile"] = self._profiles(models[self.flow["class"]], self.flow)
+        self.run_["profile"] = self._profiles(self.run_["model"], self.run_)
+        return not any(v.requirement in {"decision", "profile"} for v in self.result.violations)
+
+    def _profiles(self, models: Any, entries: Mapping[str, Any]) -> Any:
+        table = np.full((len(self.sets["model"]), len(self.sets["mode"])), -1)
+        for (model, mode), index in self.profile_of.items():
+            table[self.sets["model"].index(model), self.sets["mode"].index(mode)] = index
+        profile = table[models, entries["mode"]]
+        depth = np.array([len(p.levels) for p in self.inst.profiles])
+        bad = (profile < 0) | (entries["level"] >= depth[profile])
+        for i in np.flatnonzero(bad)[:5]:
+            model = self.sets["model"][models[i]]
+            where = f"{model} in {self.sets['mode'][entries['mode'][i]]} level {entries['level'][i]}"
+            self._violated("profile", f"{where} does not exist", float(entries["value"][i]))
+        return profile
+
+    def _violated(self, requirement: str, where: str, amount: float) -> None:
+        self.result.violations.append(Violation(requirement, where, float(amount)))
+
+    def _compare(self, requirement: str, excess: Any, size: Any, axes: tuple[str, ...]) -> None:
+        """Note the five largest elements of `excess` beyond the tolerance."""
+        scaled = np.asarray(excess) / np.maximum(1.0, np.abs(size))
+        bad = np.argwhere(scaled > self.tolerance)
+        worst = sorted(map(tuple, bad), key=lambda at: -scaled[at])[:5]
+        for at in worst:
+            names = ", ".join(
+                self.sets[a][i] if a in self.sets else str(i) for a, i in zip(axes, at, strict=True)
+            )
+            self._violated(requirement, names or "total", float(np.asarray(excess)[at]))
+        if len(bad) > len(worst):
+            self._violated(requirement, f"{len(bad) - len(worst)} more places", float(scaled.max()))
+
+    # -- physics of a running instance -----------------------------------------------------------
+
+    def _of_level(self, entries: Mapping[str, Any], value: Any) -> Any:
+        """A number of each entry's level."""
+        deepest = len(self.sets["level"])
+        table = np.zeros((len(self.inst.profiles), deepest))
+        for p, profile in enumerate(self.inst.profiles):
+            for i, level in enumerate(profile.levels):
+                table[p, i] = value(profile, level)
+        return table[entries["profile"], entries["level"]]
+
+    def _powers(self) -> None:
+        r = self.run_
+        r["at"] = (r["period"], r["site"])
+        r["gpus"] = self._of_level(r, lambda p, _: p.gpus_per_instance) * r["value"]
+        r["rate"] = self._of_level(r, lambda _, level: level.requests_per_s)
+        power = self._of_level(r, lambda _, level: level.power_w)
+        adder = self._of_level(r, lambda p, _: p.host_adder_w or 0.0)
+        pue = self.inst.pue[r["at"]]
+        boundary = self.inst.profiles[0].power_boundary
+        it, facility = energy.it_and_facility_power_w(power, boundary, pue, adder)
+        r["it_w"], r["facility_w"] = it * r["value"], facility * r["value"]
+        types = [h.name for h in self.inst.gpu_types]
+        kinds = np.array([types.index(p.gpu_type) for p in self.inst.profiles])
+        r["gpu_type"] = kinds[r["profile"]]
+
+    # -- requirements ----------------------------------------------------------------------------
+
+    def _sum(self, entries: Mapping[str, Any], values: Any, axes: tuple[str, ...]) -> Any:
+        shape = tuple(
+            len(self.inst.profiles) if a == "profile" else len(self.sets[a]) for a in axes
+        )
+        out = np.zeros(shape)
+        np.add.at(out, tuple(entries[a] for a in axes), values)
+        return out
+
+    def _check_demand(self) -> None:
+        axes = ("period", "origin", "class")
+        served = self._sum(self.flow, self.flow["value"], axes)
+        unmet = self._sum(self.unmet, self.unmet["value"], axes)
+        demand = self.inst.demand_requests
+        self._compare("demand", np.abs(served + unmet - demand), demand, axes)
+        for i, k in enumerate(self.inst.classes):
+            if k.unmet_price_usd is None and unmet[:, :, i].max() > self.tolerance:
+                self._violated("unmet demand is forbidden", k.name, unmet[:, :, i].sum())
+
+    def _check_load(self) -> None:
+        """Work arriving at a level equals what its running instances serve."""
+        axes = ("period", "site", "profile", "level")
+        k, f, r = self.inst.classes, self.flow, self.run_
+        work = np.array([[c.work_per_request.get(p.mode, 0.0) for p in self.inst.profiles] for c in k])
+        f["work"] = f["value"] * work[f["class"], f["profile"]]
+        arriving = self._sum(f, f["work"], axes)
+        serving = self._sum(r, r["value"] * r["rate"] * self.duration[r["period"]], axes)
+        self._compare("load equals what instances serve", np.abs(arriving - serving), serving, axes)
+        self.arriving_work = arriving
+
+    def _check_eligibility(self) -> None:
+        f, inst = self.flow, self.inst
+        live = f["value"] > self.tolerance
+        if inst.reachable is not None:
+            at = tuple(f[a][live] for a in ("period", "origin", "class", "site", "mode"))
+            closed = ~inst.reachable[at]
+            if closed.any():
+                self._violated("reachability", f"{closed.sum()} flows", f["value"][live][closed].sum())
+        used = np.unique(
+            np.array([f[a][live] for a in ("origin", "class", "site", "profile", "level")]), axis=1
+        )
+        for o, k, s, p, level in used.T:
+            self._check_limits(int(o), inst.classes[k], int(s), inst.profiles[p], int(level))
+
+    def _check_limits(self, o: int, k: RequestClass, s: int, p: Profile, level: int) -> None:
+        """One class from one origin at one site and level: TTFT, TBT, KV memory."""
+        inst, measured = self.inst, p.levels[level]
+        where = f"{k.name} from {inst.origins[o]} at {inst.sites[s]} in {p.mode} level {level}"
+        network = inst.rtt_s[o, s] + inst.last_mile_s[o]
+        prefill = np.interp(k.prompt_tokens.values, p.prefill_tokens, measured.prefill_s)
+        mean_prefill = float(prefill @ np.array(k.prompt_tokens.probabilities))
+        if k.ttft_limit_s is not None:
+            if k.ttft_statistic == "mean":
+                own = mean_prefill
+            else:
+                q = 1.0 if k.ttft_statistic == "max" else float(k.ttft_statistic[1:]) / 100
+                own = latency.quantile(prefill, k.prompt_tokens.probabilities, q)
+            self._limit(f"TTFT {k.ttft_statistic}", where, network + own, k.ttft_limit_s)
+        if k.tbt_limit_s is not None:
+            itl = measured.itl_s[k.tbt_statistic]
+            self._limit(f"TBT {k.tbt_statistic}", where, itl, k.tbt_limit_s)
+        model = next(m for m in inst.models if m.name == k.model)
+        gpu = next(h for h in inst.gpu_types if h.name == p.gpu_type)
+        if None not in (model.weight_bytes, model.kv_bytes_per_token, gpu.memory_bytes):
+            tokens_out = k.output_tokens.mean
+            seconds = mean_prefill + tokens_out * measured.itl_s["mean"]
+            batch = measured.requests_per_s / k.work_per_request[p.mode] * seconds
+            held = batch * (k.prompt_tokens.mean + tokens_out) * model.kv_bytes_per_token  # type: ignore[operator]
+            memory = p.gpus_per_instance * gpu.memory_bytes * gpu.usable_memory_fraction  # type: ignore[operator]
+            self._limit("memory", where, held + model.weight_bytes, memory)
+
+    def _limit(self, what: str, where: str, value: float, limit: float) -> None:
+        if value > limit * (1 + self.tolerance):
+            self._violated(what, where, value - limit)
+
+    def _check_capacity(self) -> None:
+        inst, r = self.inst, self.run_
+        axes = ("period", "site", "gpu_type")
+        used = self._sum(r, r["gpus"], axes)
+        finite = np.where(np.isfinite(inst.gpus), inst.gpus, np.inf)
+        self._compare("GPUs", used - finite, np.nan_to_num(finite, posinf=1.0), axes)
+        self.facility_w = self._sum(r, r["facility_w"], ("period", "site"))
+        if inst.facility_power_cap_w is not None:
+            cap = inst.facility_power_cap_w
+            size = np.nan_to_num(cap, posinf=1.0)
+            self._compare("facility power cap", self.facility_w - cap, size, ("period", "site"))
+
+    def _check_even(self) -> None:
+        if self.inst.balance != "even":
+            return
+        running = self._sum(
+            self.run_, self.run_["value"] > self.tolerance, ("period", "site", "profile", "level")
+        ).sum(axis=3)
+        self._compare("one level per group", running - 1, 1.0, ("period", "site", "profile"))
+
+    # -- metrics ---------------------------------------------------------------------------------
+
+    def _metrics(self) -> None:
+        """Every metric by period and site, then its totals."""
+        at = self._by_period_and_site()
+        self.at = at
+        result = self.result
+        peak_kw = self.facility_w.max(axis=0) / 1000
+        charge = self.inst.demand_charge_usd_per_kw
+        self.demand_usd = peak_kw * (0.0 if charge is None else charge)
+        by_site = {name: grid.sum(axis=0) for name, grid in at.items()}
+        by_site["cost_demand_usd"] = self.demand_usd
+        by_site["cost_usd"] = by_site["cost_usd"] + self.demand_usd
+        self.by_site = by_site
+        totals = {name: float(values.sum()) for name, values in by_site.items()}
+        prices = np.array([k.unmet_price_usd or 0.0 for k in self.inst.classes])
+        self.unmet_by_period = {
+            "unmet_requests": self._sum(self.unmet, self.unmet["value"], ("period",)),
+            "unmet_usd": self._sum(
+                self.unmet, self.unmet["value"] * prices[self.unmet["class"]], ("period",)
+            ),
+        }
+        totals |= {name: float(v.sum()) for name, v in self.unmet_by_period.items()}
+        embodied = self._embodied_kg()
+        by_site["carbon_embodied_kg"] = embodied.sum(axis=0)
+        by_site["carbon_total_kg"] = by_site["carbon_operational_kg"] + by_site["carbon_embodied_kg"]
+        for name in ("carbon_embodied_kg", "carbon_total_kg"):
+            totals[name] = float(by_site[name].sum())
+        totals |= self._ttft_distribution()
+        result.metrics = {
+            name: totals[name] for name in (*METRICS, *(c.name for c in self.inst.custom_metrics)) if name in totals
+        }
+        result.metrics["ttft_mean_s"] = _ratio(totals["ttft_request_s"], totals["requests"])
+        by_period = {name: grid.sum(axis=1) for name, grid in at.items()} | self.unmet_by_period
+        by_period["carbon_embodied_kg"] = embodied.sum(axis=1)
+        result.metrics_by = {
+            "site": _with_mean(by_site),
+            "period": _with_mean(by_period),
+            "class": self._by_class(),
+            "period,site": _with_mean(
+                {
+                    name: at[name]
+                    for name in ("requests", "ttft_request_s", "energy_kwh", "carbon_kg", "water_l", "cost_usd", "gpu_h")
+                }
+            ),
+        }
+
+    def _by_period_and_site(self) -> dict[str, Any]:
+        inst, r, f = self.inst, self.run_, self.flow
+        seconds = self.duration[r["period"]]
+        facility = energy.energy_kwh(r["facility_w"], seconds)
+        it = energy.energy_kwh(r["it_w"], seconds)
+        make_up = it * inst.wue_l_per_kwh[r["at"]]
+        evaporated, blown = water.evaporation_and_blowdown(
+            make_up, inst.cycles_of_concentration[r["site"]]
+        )
+        gpu_h = r["gpus"] * seconds / 3600
+        hourly = 0.0
+        if inst.gpu_usd_per_hour is not None:
+            hourly = inst.gpu_usd_per_hour[r["site"], r["gpu_type"]]
+        running = {
+            "energy_kwh": facility,
+            "energy_it_kwh": it,
+            "carbon_operational_kg": carbon.operational_kg(facility, inst.carbon_g_per_kwh[r["at"]]),
+            "carbon_embodied_running_kg": self._embodied_of_running(seconds),
+            "water_evaporation_l": evaporated,
+            "water_blowdown_l": blown,
+            "water_grid_l": facility * inst.ewif_l_per_kwh[r["at"]],
+            "cost_energy_usd": facility * inst.price_usd_per_mwh[r["at"]] / 1000,
+            "cost_gpu_usd": gpu_h * hourly,
+            "gpu_h": gpu_h,
+        }
+        sent_gb = np.array([k.egress_bytes_per_request for k in inst.classes])[f["class"]] / 1e9
+        f["ttft_s"] = self._mean_ttft()
+        served = {
+            "requests": f["value"],
+            "ttft_request_s": f["value"] * f["ttft_s"],
+            "cost_egress_usd": f["value"] * sent_gb * inst.egress_usd_per_gb[f["origin"], f["site"]],
+        }
+        self.running, self.served = running, served
+        at = {n: self._sum(r, v, ("period", "site")) for n, v in running.items()}
+        at |= {n: self._sum(f, v, ("period", "site")) for n, v in served.items()}
+        for custom in inst.custom_metrics:
+            at[custom.name] = self._custom(custom)
+        at["carbon_kg"] = at["carbon_operational_kg"] + at["carbon_embodied_running_kg"]
+        at["water_consumption_l"] = at["water_evaporation_l"] + at["water_grid_l"]
+        at["water_l"] = at["water_consumption_l"] + at["water_blowdown_l"]
+        at["cost_usd"] = at["cost_energy_usd"] + at["cost_gpu_usd"] + at["cost_egress_usd"]
+        return at
+
+    def _custom(self, custom: Any) -> Any:
+        total = np.zeros(self.shape)
+        for array, entries, factor in (
+            (custom.per_request, self.flow, 1.0),
+            (custom.per_instance_s, self.run_, self.duration[self.run_["period"]]),
+        ):
+            if array is not None:
+                each = array.values[tuple(entries[a] for a in array.axes)]
+                total += self._sum(entries, entries["value"] * factor * each, ("period", "site"))
+        return total
+
+    def _mean_ttft(self) -> Any:
+        """Mean time to first token of each flow entry."""
+        inst, f = self.inst, self.flow
+        table = np.zeros((len(inst.classes), len(inst.profiles), len(self.sets["level"])))
+        for k, c in enumerate(inst.classes):
+            for p, profile in enumerate(inst.profiles):
+                if profile.model == c.model:
+                    for i, level in enumerate(profile.levels):
+                        times = np.interp(c.prompt_tokens.values, profile.prefill_tokens, level.prefill_s)
+                        table[k, p, i] = times @ np.array(c.prompt_tokens.probabilities)
+        network = inst.rtt_s[f["origin"], f["site"]] + inst.last_mile_s[f["origin"]]
+        return network + table[f["class"], f["profile"], f["level"]]
+
+    def _ttft_distribution(self) -> dict[str, float | None]:
+        """95th percentile and SLO attainment over served requests and prompt lengths."""
+        inst, f = self.inst, self.flow
+        axes = ("origin", "class", "site", "profile", "level")
+        keys, inverse = np.unique(np.array([f[a] for a in axes]), axis=1, return_inverse=True)
+        served = np.bincount(inverse.ravel(), f["value"], keys.shape[1])
+        times, weights, kept = [], [], 0.0
+        for (o, k, s, p, level), amount in zip(keys.T, served, strict=True):
+            c, profile = inst.classes[k], inst.profiles[p]
+            curve = profile.levels[level].prefill_s
+            ttft = (
+                inst.rtt_s[o, s]
+                + inst.last_mile_s[o]
+                + np.interp(c.prompt_tokens.values, profile.prefill_tokens, curve)
+            )
+            weight = amount * np.array(c.prompt_tokens.probabilities)
+            limit = np.inf if c.ttft_limit_s is None else c.ttft_limit_s * (1 + 1e-9)
+            kept += float(weight[ttft <= limit].sum())
+            times.append(ttft)
+            weights.append(weight)
+        total = float(f["value"].sum())
+        if total <= 0:
+            return {"ttft_p95_s": None, "ttft_slo_attainment": None}
+        p95 = latency.quantile(np.concatenate(times), np.concatenate(weights), 0.95)
+        return {"ttft_p95_s": p95, "ttft_slo_attainment": kept / total}
+
+    def _embodied_rate(self) -> Any:
+        """Embodied carbon of one GPU and second by type, kg."""
+        return np.array([carbon.embodied_kg(h.embodied_kg, h.lifetime_s, 1, 1) for h in self.inst.gpu_types])
+
+    def _embodied_of_running(self, seconds: Any) -> Any:
+        if self.inst.embodied_charge == "installed":
+            return np.zeros(len(seconds))
+        return self._embodied_rate()[self.run_["gpu_type"]] * self.run_["gpus"] * seconds
+
+    def _embodied_kg(self) -> Any:
+        """Embodied carbon by period and site, of running or of installed GPUs.
+
+        An unlimited fleet has no installed carbon to report; it is left out.
+        """
+        if self.inst.embodied_charge == "running":
+            return self.at["carbon_embodied_running_kg"]
+        installed = np.where(np.isfinite(self.inst.gpus), self.inst.gpus, 0.0)
+        return (installed @ self._embodied_rate()) * self.duration[:, None]
+
+    def _by_class(self) -> dict[str, Any]:
+        """Class totals: shared instances are charged by share of work, egress directly.
+
+        Instances that stand idle belong to no class, so classes may add up to less than the total.
+        """
+        inst, f, r = self.inst, self.flow, self.run_
+        at = tuple(f[a] for a in ("period", "site", "profile", "level"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(f["work"] > 0, f["work"] / self.arriving_work[at], 0.0)
+        axes = ("period", "site", "profile", "level")
+        grids = {n: self._sum(r, v, axes)[at] * share for n, v in self.running.items()}
+        grids |= self.served
+        total = {n: self._sum(f, v, ("class",)) for n, v in grids.items()}
+        total["carbon_kg"] = total["carbon_operational_kg"] + total["carbon_embodied_running_kg"]
+        total["water_consumption_l"] = total["water_evaporation_l"] + total["water_grid_l"]
+        total["water_l"] = total["water_consumption_l"] + total["water_blowdown_l"]
+        total["cost_usd"] = total["cost_energy_usd"] + total["cost_gpu_usd"] + total["cost_egress_usd"]
+        tokens = np.array([k.prompt_tokens.mean + k.output_tokens.mean for k in inst.classes])
+        result = _with_mean(total)
+        for name in PER_REQUEST:
+            each = [_ratio(a, b) for a, b in zip(total[name], total["requests"], strict=True)]
+            result[f"{name}_per_request"] = each
+            result[f"{name}_per_1000_tokens"] = [
+                None if a is None or not n else a / n * 1000 for a, n in zip(each, tokens, strict=True)
+            ]
+        return result
+
+    # -- budgets, objective, balance ---------------------------------------------------------------
+
+    def _check_budgets(self) -> None:
+        for budget in self.inst.budgets:
+            axes = budget.limit.axes
+            mean = budget.metric == "ttft_mean_s"
+            value = self._over(budget.metric if not mean else "ttft_request_s", axes)
+            limit = budget.limit.over(
+                [a for a in ("period", "site") if a in axes], np.shape(value)
+            )
+            if mean:
+                requests = self._over("requests", axes)
+                value = np.where(requests > 0, value / np.where(requests > 0, requests, 1.0), 0.0)
+            named = tuple(a for a in ("period", "site") if a in axes)
+            size = np.nan_to_num(limit, posinf=1.0)
+            if mean:  # seconds are small numbers: compare them relative to the limit itself
+                value, limit, size = value / size, limit / size, np.ones_like(size)
+            self._compare(f"budget {budget.name}", value - limit, size, named)
+
+    def _over(self, metric: str, axes: tuple[str, ...]) -> Any:
+        """A metric over a subset of period and site."""
+        if metric in self.unmet_by_period:
+            by_period = self.unmet_by_period[metric]
+            return by_period if "period" in axes else by_period.sum()
+        if "period" not in axes:
+            by_site = self.by_site[metric]
+            return by_site if "site" in axes else by_site.sum()
+        grid = self.at[metric]
+        return grid if "site" in axes else grid.sum(axis=1)
+
+    def _stage(self, stage: Any) -> float:
+        total = 0.0
+        for term in stage.terms:
+            if term.weight == 0:
+                continue
+            if term.metric == "ttft_mean_s":
+                value = self.by_site["ttft_request_s"].sum() / self.inst.demand_requests.sum()
+            elif term.over_sites == "max":
+                value = self.by_site[term.metric].max()
+            else:
+                value = self._over(term.metric, ())
+                value = value / len(self.inst.sites) if term.over_sites == "mean" else value
+            total += term.weight / term.scale * float(value)
+        return total
+
+    def _even_balance_note(self) -> None:
+        """Facility energy if each group's instances shared its load evenly.
+
+        Power is interpolated between measured levels; below the lowest one the lowest is charged.
+        """
+        r = self.run_
+        axes = ("period", "site", "profile")
+        running = self._sum(r, r["value"], axes)
+        work = self.arriving_work.sum(axis=3)
+        t, s, p = np.nonzero(running)
+        load = work[t, s, p] / (running[t, s, p] * self.duration[t])
+        power = np.zeros(len(load))
+        for index, profile in enumerate(self.inst.profiles):
+            here = p == index
+            rates = [level.requests_per_s for level in profile.levels]
+            watts = [level.power_w for level in profile.levels]
+            power[here] = np.interp(load[here], rates, watts)
+        adder = np.array([q.host_adder_w or 0.0 for q in self.inst.profiles])[p]
+        boundary = self.inst.profiles[0].power_boundary
+        _, facility = energy.it_and_facility_power_w(power, boundary, self.inst.pue[t, s], adder)
+        even = float(energy.energy_kwh(facility * running[t, s, p], self.duration[t]).sum())
+        plan = self.result.metrics["energy_kwh"] or 0.0
+        self.result.notes["even_balance"] = {
+            "energy_kwh": even,
+            "difference_kwh": even - plan,
+        }
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return float(a) / float(b) if b > 0 else None
+
+
+def _with_mean(grids: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain lists, with the mean TTFT (None where nothing is served)."""
+    result = {name: np.asarray(values).tolist() for name, values in grids.items()}
+    requests, seconds = np.asarray(grids["requests"]), np.asarray(grids["ttft_request_s"])
+    mean = np.where(requests > 0, seconds / np.where(requests > 0, requests, 1.0), np.nan)
+    boxed = mean.astype(object)
+    boxed[np.isnan(mean)] = None
+    result["ttft_mean_s"] = boxed.tolist()
+    return result

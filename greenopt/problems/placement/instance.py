@@ -1,0 +1,607 @@
+"""The placement instance: sets, series, service profiles, limits, objective."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from greenopt.instance import (
+    AXIS_FIELDS,
+    AxisArray,
+    Fraction,
+    Instance,
+    NonNegative,
+    Number,
+    Part,
+    Periods,
+    Positive,
+    Provenance,
+    Quantity,
+    Text,
+    labels,
+    line_errors,
+    shape_problems,
+)
+from greenopt.physics.energy import PowerBoundary
+from greenopt.physics.latency import quantile
+from greenopt.problems.placement.metrics import METRICS, SITELESS
+
+Statistic = Literal["mean", "p50", "p90", "p95", "p99", "max"]
+Found = list[tuple[tuple[int | str, ...], str]]
+FLOW_AXES = ("period", "origin", "class", "site", "mode")
+INSTANCE_AXES = ("period", "site", "model", "mode", "level")
+
+
+class Distribution(Part):
+    """A discrete distribution of token counts."""
+
+    values: tuple[NonNegative, ...] = Field(min_length=1)
+    """Token counts, in increasing order."""
+
+    probabilities: tuple[NonNegative, ...] = Field(min_length=1)
+    """Probability of each, adding up to 1."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Distribution:
+        if len(self.values) != len(self.probabilities):
+            n, m = len(self.probabilities), len(self.values)
+            raise line_errors([(("probabilities",), f"has {n} entries, expected {m} as values")])
+        if list(self.values) != sorted(self.values):
+            raise line_errors([(("values",), "is not in increasing order")])
+        if abs(sum(self.probabilities) - 1) > 1e-9:
+            total = sum(self.probabilities)
+            raise line_errors([(("probabilities",), f"adds up to {total!r}, expected 1")])
+        return self
+
+    @property
+    def mean(self) -> float:
+        """Expected token count."""
+        return float(np.dot(self.values, self.probabilities))
+
+    def statistic(self, name: Statistic) -> float:
+        """The mean, a percentile or the maximum."""
+        if name == "mean":
+            return self.mean
+        q = 1.0 if name == "max" else float(name[1:]) / 100
+        return quantile(self.values, self.probabilities, q)
+
+
+class LanguageModel(Part):
+    """A model that is served. Classes of one model share its instances."""
+
+    name: Text
+    """Name of the model."""
+
+    weight_bytes: NonNegative | None
+    """Bytes of weights on one instance; null if KV memory is not modelled."""
+
+    kv_bytes_per_token: Positive | None
+    """KV-cache bytes of one token; null if KV memory is not modelled."""
+
+
+class GpuType(Part):
+    """A kind of accelerator."""
+
+    name: Text
+    """Name of the GPU type."""
+
+    memory_bytes: Positive | None
+    """Memory of one GPU, bytes; null if KV memory is not modelled."""
+
+    usable_memory_fraction: Fraction = 0.9
+    """Share of the memory that weights and KV cache may fill (a serving engine's setting)."""
+
+    embodied_kg: NonNegative
+    """Manufacturing carbon of one GPU with its share of the server, kg CO2e."""
+
+    lifetime_s: Positive
+    """Service life over which embodied carbon is spread, s."""
+
+
+class Level(Part):
+    """A measured operating point of one instance: what it serves, draws, and how fast it is."""
+
+    requests_per_s: NonNegative
+    """Load an instance at this level serves, in reference requests per second; 0 is idle."""
+
+    power_w: NonNegative
+    """Power of one instance at the profile's boundary, W."""
+
+    itl_s: dict[Statistic, NonNegative]
+    """Inter-token latency by statistic (mean, p50, p90, p95, p99, max), s."""
+
+    prefill_s: tuple[NonNegative, ...]
+    """Prefill time at each of the profile's prefill_tokens, s, non-decreasing."""
+
+
+class Profile(Part):
+    """How one model runs in one mode: hardware and its measured load levels."""
+
+    model: Text
+    """A member of models."""
+
+    mode: Text
+    """A member of modes."""
+
+    gpu_type: Text
+    """A member of gpu_types."""
+
+    gpus_per_instance: Positive
+    """GPUs of one instance (tensor parallelism)."""
+
+    power_boundary: PowerBoundary
+    """What the measured power covers: gpu, server or facility; one for the whole instance."""
+
+    host_adder_w: NonNegative | None = None
+    """Power of the rest of the server per instance, W; required for, and only for, gpu."""
+
+    prefill_tokens: tuple[NonNegative, ...] = Field(min_length=2)
+    """Prompt lengths of the prefill curve, increasing; classes must lie within them."""
+
+    levels: tuple[Level, ...] = Field(min_length=1)
+    """Load levels in order of strictly increasing requests_per_s."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        found: Found = []
+        if self.power_boundary == "gpu" and self.host_adder_w is None:
+            found.append((("host_adder_w",), "is missing; a gpu boundary needs the host's power"))
+        if self.power_boundary != "gpu" and self.host_adder_w is not None:
+            found.append((("host_adder_w",), f"double counts at boundary {self.power_boundary}"))
+        if not _increasing(self.prefill_tokens):
+            found.append((("prefill_tokens",), "is not strictly increasing"))
+        if not _increasing([level.requests_per_s for level in self.levels]):
+            found.append((("levels",), "requests_per_s is not strictly increasing"))
+        for i, level in enumerate(self.levels):
+            n, m = len(level.prefill_s), len(self.prefill_tokens)
+            if n != m:
+                text = f"has {n} entries, expected {m} as in prefill_tokens"
+                found.append((("levels", i, "prefill_s"), text))
+            if list(level.prefill_s) != sorted(level.prefill_s):
+                found.append((("levels", i, "prefill_s"), "falls with the prompt length"))
+        if found:
+            raise line_errors(found)
+        return self
+
+
+class RequestClass(Part):
+    """Requests of one kind: model, lengths, limits."""
+
+    name: Text
+    """Name of the class."""
+
+    model: Text
+    """The model that serves it, a member of models."""
+
+    prompt_tokens: Distribution
+    """Distribution of prompt lengths."""
+
+    output_tokens: Distribution
+    """Distribution of output lengths."""
+
+    work_per_request: dict[Text, Positive]
+    """For each mode of the model: work of one request in reference requests of the profile."""
+
+    egress_bytes_per_request: NonNegative
+    """Bytes sent from site to origin per request."""
+
+    ttft_limit_s: Positive | None = None
+    """Largest RTT + last mile + prefill allowed, s; null for no limit."""
+
+    ttft_statistic: Statistic = "p95"
+    """Which statistic over prompt lengths must be within ttft_limit_s."""
+
+    tbt_limit_s: Positive | None = None
+    """Largest time between tokens allowed, s; null for no limit."""
+
+    tbt_statistic: Statistic = "p95"
+    """Which of the level's itl_s must be within tbt_limit_s."""
+
+    unmet_price_usd: NonNegative | None = None
+    """Price of a request not served, USD; null forbids unmet demand."""
+
+
+class CarbonSignal(Part):
+    """What the carbon intensity means; one for all sites."""
+
+    kind: Literal["average", "marginal"]
+    """Average or marginal."""
+
+    scope: Literal["direct", "life-cycle"]
+    """Direct emissions or life cycle."""
+
+    basis: Literal["consumption", "production"]
+    """Consumption-based (flow-traced) or production-based."""
+
+    provider: Text
+    """Who computed it."""
+
+    year: int
+    """Year of the series."""
+
+
+class WueBasis(Part):
+    """What the on-site water series is."""
+
+    kind: Literal["raw polynomial", "scaled to annual mean", "given"]
+    """Raw curve of wet bulb, curve scaled to a sourced mean, or as given by its source."""
+
+    note: Text
+    """Source of the mean or of the series."""
+
+
+class CustomMetric(Part):
+    """A metric of the user's: coefficients on flows and on running instances."""
+
+    name: Text
+    """Name, different from every built-in metric."""
+
+    unit: Text
+    """Unit of the metric."""
+
+    per_request: Annotated[Any, Quantity(None, "units of the metric per request", optional=True)] = None
+    """Coefficient of a served request over any of period, origin, class, site, mode."""
+
+    per_instance_s: Annotated[Any, Quantity(None, "units of the metric per instance and second", optional=True)] = None
+    """Coefficient of a running instance and second over any of period, site, model, mode, level."""
+
+
+class Term(Part):
+    """One metric in an objective: weight x metric / scale."""
+
+    metric: Text
+    """An additive built-in metric, ttft_mean_s, or a custom metric."""
+
+    weight: Number
+    """Weight; 0 keeps the term out."""
+
+    scale: Positive = 1.0
+    """Normalisation frozen in the instance: the metric's value that counts as 1."""
+
+    over_sites: Literal["sum", "mean", "max"] = "sum"
+    """Total, mean over all sites of the set, or largest site total."""
+
+
+class Stage(Part):
+    """One stage of a (lexicographic) objective: a weighted sum to minimise."""
+
+    terms: tuple[Term, ...] = Field(min_length=1)
+    """Terms of the sum."""
+
+    tolerance: NonNegative = 1e-6
+    """Relative worsening of this stage that later stages may use."""
+
+
+class Budget(Part):
+    """An upper limit on a metric."""
+
+    name: Text
+    """Name of the budget, used in prices and explanations."""
+
+    metric: Text
+    """An additive metric, a custom metric, or ttft_mean_s."""
+
+    limit: Annotated[Any, Quantity(None, "units of the metric", null=float("inf"))]
+    """Limit over any of period and site (no axes: the total); null entries do not limit."""
+
+
+def _increasing(values: Sequence[float]) -> bool:
+    return all(a < b for a, b in zip(values, values[1:], strict=False))
+
+
+def _duplicates(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def _unknown(name: str, members: Iterable[str], what: str) -> str | None:
+    known = list(members)
+    return None if name in known else f"{name!r} is not one of the {what} {known}"
+
+
+_PS = ("period", "site")
+
+
+class PlacementInstance(Instance):
+    """Geo-distributed placement of LLM requests (MARLIN's problem, arXiv 2605.13496; our model).
+
+    Arrays are NumPy arrays over their full axes, read-only. See the formulation page for how the
+    fields enter, and `PlacementInstance.parse` for errors.
+    """
+
+    title: ClassVar[str] = "Geo-distributed request placement"
+
+    problem: Literal["placement"]
+    """Always "placement"."""
+
+    schema_version: Literal[1]
+    """Version of this format."""
+
+    name: Text
+    """Name of the instance."""
+
+    provenance: Provenance
+    """Where everything came from."""
+
+    periods: Periods
+    """Time intervals."""
+
+    origins: tuple[Text, ...] = Field(min_length=1)
+    """Where requests come from."""
+
+    sites: tuple[Text, ...] = Field(min_length=1)
+    """Where GPUs stand."""
+
+    modes: tuple[Text, ...] = Field(min_length=1)
+    """Serving modes: names of hardware and configuration choices."""
+
+    models: tuple[LanguageModel, ...] = Field(min_length=1)
+    """Models served."""
+
+    gpu_types: tuple[GpuType, ...] = Field(min_length=1)
+    """Kinds of GPU."""
+
+    profiles: tuple[Profile, ...] = Field(min_length=1)
+    """One profile for each model and mode that exists."""
+
+    classes: tuple[RequestClass, ...] = Field(min_length=1)
+    """Request classes."""
+
+    carbon_signal: CarbonSignal
+    """Meaning of carbon_g_per_kwh."""
+
+    wue_basis: WueBasis
+    """Meaning of wue_l_per_kwh."""
+
+    ewif_set: Text
+    """Factor set behind ewif_l_per_kwh, by name; the sets disagree on hydro power."""
+
+    price_basis: Literal["wholesale", "tariff"]
+    """Meaning of price_usd_per_mwh."""
+
+    embodied_charge: Literal["installed", "running"] = "installed"
+    """Embodied carbon of installed GPUs (reported, never steering) or of running ones."""
+
+    balance: Literal["packed", "even"] = "packed"
+    """Instances at any levels, or all instances of a model and mode at a site at one level."""
+
+    demand_requests: Annotated[
+        Any, Quantity(("period", "origin", "class"), "requests in the period", minimum=0)
+    ]
+    """Requests arriving in each period."""
+
+    gpus: Annotated[
+        Any, Quantity(("period", "site", "gpu_type"), "GPUs", minimum=0, null=float("inf"))
+    ]
+    """GPUs available; null entries are unlimited."""
+
+    carbon_g_per_kwh: Annotated[Any, Quantity(_PS, "g CO2e/kWh")]
+    """Carbon intensity of electricity; may be negative when marginal."""
+
+    price_usd_per_mwh: Annotated[Any, Quantity(_PS, "USD/MWh")]
+    """Electricity price; may be negative."""
+
+    pue: Annotated[Any, Quantity(_PS, "1", minimum=1)]
+    """Power usage effectiveness: facility power over server power."""
+
+    wue_l_per_kwh: Annotated[Any, Quantity(_PS, "L per IT kWh", minimum=0)]
+    """On-site make-up water per server kWh (blowdown included)."""
+
+    cycles_of_concentration: Annotated[Any, Quantity(("site",), "1", above=1)]
+    """Cooling-tower cycles s: evaporation is (s-1)/s of the make-up, blowdown 1/s."""
+
+    ewif_l_per_kwh: Annotated[Any, Quantity(_PS, "L per facility kWh", minimum=0)]
+    """Water consumed per kWh of electricity generated."""
+
+    rtt_s: Annotated[Any, Quantity(("origin", "site"), "s", minimum=0)]
+    """Median round-trip time between regions."""
+
+    last_mile_s: Annotated[Any, Quantity(("origin",), "s", minimum=0)]
+    """Round trip between user and origin region, added to rtt_s."""
+
+    egress_usd_per_gb: Annotated[Any, Quantity(("origin", "site"), "USD/GB", minimum=0)]
+    """Price of a GB sent from site to origin."""
+
+    gpu_usd_per_hour: Annotated[
+        Any, Quantity(("site", "gpu_type"), "USD per GPU hour", minimum=0, optional=True)
+    ] = None
+    """GPU-hour price of running instances; null charges none."""
+
+    demand_charge_usd_per_kw: Annotated[
+        Any, Quantity(("site",), "USD/kW of the horizon's peak", minimum=0, optional=True)
+    ] = None
+    """Demand charge on the site's peak facility power over the horizon; null charges none."""
+
+    facility_power_cap_w: Annotated[
+        Any, Quantity(_PS, "W", minimum=0, null=float("inf"), optional=True)
+    ] = None
+    """Largest facility power of running instances; null is unlimited."""
+
+    reachable: Annotated[Any, Quantity(FLOW_AXES, "true or false", boolean=True, optional=True)] = None
+    """Mask of allowed flows over any subset of the axes (residency, peering); null allows all."""
+
+    custom_metrics: tuple[CustomMetric, ...] = ()
+    """Further metrics."""
+
+    objective: tuple[Stage, ...] = Field(min_length=1)
+    """Stages minimised in order; one stage is a weighted sum."""
+
+    budgets: tuple[Budget, ...] = ()
+    """Upper limits on metrics."""
+
+    @field_validator("origins", "sites", "modes", "models", "gpu_types", "classes", "custom_metrics")
+    @classmethod
+    def _unique(cls, value: Any) -> Any:
+        if twice := _duplicates(labels(value)):
+            raise line_errors([((), f"names {twice} more than once")])
+        return value
+
+    @field_validator("profiles")
+    @classmethod
+    def _profiles_fit(cls, value: tuple[Profile, ...], info: ValidationInfo) -> Any:
+        found: Found = []
+        for i, profile in enumerate(value):
+            for field in ("model", "mode", "gpu_type"):
+                if (many := AXIS_FIELDS[field]) in info.data:
+                    text = _unknown(getattr(profile, field), labels(info.data[many]), many)
+                    if text:
+                        found.append(((i, field), text))
+            first = value[0].power_boundary
+            if profile.power_boundary != first:
+                text = f"{profile.power_boundary!r} mixed with {first!r}; one boundary per instance"
+                found.append(((i, "power_boundary"), text))
+        if twice := _duplicates(f"{p.model} in {p.mode}" for p in value):
+            found.append(((), f"has more than one profile for {twice}"))
+        if found:
+            raise line_errors(found)
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_fit(cls, value: tuple[RequestClass, ...], info: ValidationInfo) -> Any:
+        found: Found = []
+        profiles = info.data.get("profiles", ())
+        for i, k in enumerate(value):
+            if "models" in info.data and (
+                text := _unknown(k.model, labels(info.data["models"]), "models")
+            ):
+                found.append(((i, "model"), text))
+                continue
+            own = [p for p in profiles if p.model == k.model]
+            if profiles and not own:
+                found.append(((i, "model"), f"{k.model!r} has no profile"))
+            if own and set(k.work_per_request) != {p.mode for p in own}:
+                text = f"names modes {sorted(k.work_per_request)}, expected "
+                text += f"{sorted(p.mode for p in own)}, the modes of {k.model}"
+                found.append(((i, "work_per_request"), text))
+            found += [((i, *loc), text) for p in own for loc, text in _class_against_profile(k, p)]
+        if found:
+            raise line_errors(found)
+        return value
+
+    @field_validator("custom_metrics")
+    @classmethod
+    def _custom_metrics_fit(cls, value: tuple[CustomMetric, ...], info: ValidationInfo) -> Any:
+        found: Found = []
+        for i, metric in enumerate(value):
+            if metric.name in METRICS:
+                found.append(((i, "name"), f"{metric.name!r} is a built-in metric"))
+            if metric.per_request is None and metric.per_instance_s is None:
+                found.append(((i,), "has neither per_request nor per_instance_s"))
+            for field, allowed in (("per_request", FLOW_AXES), ("per_instance_s", INSTANCE_AXES)):
+                array: AxisArray | None = getattr(metric, field)
+                if array is not None:
+                    found += _axis_problems(array, allowed, info.data, (i, field))
+        if found:
+            raise line_errors(found)
+        return value
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets_fit(cls, value: tuple[Budget, ...], info: ValidationInfo) -> Any:
+        found: Found = []
+        custom = labels(info.data.get("custom_metrics", ()))
+        for i, budget in enumerate(value):
+            if text := _metric_problem(budget.metric, custom):
+                found.append(((i, "metric"), text))
+            found += _axis_problems(budget.limit, _PS, info.data, (i, "limit"))
+            if budget.metric in SITELESS and "site" in budget.limit.axes:
+                found.append(((i, "limit"), f"{budget.metric} belongs to no site"))
+            if budget.metric in {"cost_usd", "cost_demand_usd"} and "period" in budget.limit.axes:
+                text = "the demand charge belongs to no single period; budget a component instead"
+                found.append(((i, "limit"), text))
+        if twice := _duplicates(labels(value)):
+            found.append(((), f"names {twice} more than once"))
+        if found:
+            raise line_errors(found)
+        return value
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_fits(cls, value: tuple[Stage, ...], info: ValidationInfo) -> Any:
+        found: Found = []
+        custom = labels(info.data.get("custom_metrics", ()))
+        unmet = any(k.unmet_price_usd is not None for k in info.data.get("classes", ()))
+        for s, stage in enumerate(value):
+            for t, term in enumerate(stage.terms):
+                at = (s, "terms", t)
+                if text := _metric_problem(term.metric, custom):
+                    found.append(((*at, "metric"), text))
+                elif text := _aggregation_problem(term, unmet):
+                    found.append(((*at, "over_sites"), text))
+        weighed = {t.metric for t in value[0].terms if t.weight > 0}
+        if unmet and not weighed & {"unmet_usd", "unmet_requests"}:
+            text = "a class allows unmet demand at a price, so the first stage must weigh "
+            found.append(((0, "terms"), text + "unmet_usd (else serving nobody is best)"))
+        if found:
+            raise line_errors(found)
+        return value
+
+    @property
+    def sets(self) -> dict[str, tuple[str, ...]]:
+        """Labels of every axis."""
+        deepest = max(len(profile.levels) for profile in self.profiles)
+        return {**super().sets, "level": tuple(str(i) for i in range(deepest))}
+
+    @cached_property
+    def unmet_allowed(self) -> bool:
+        """Whether any class may go unserved at a price."""
+        return any(k.unmet_price_usd is not None for k in self.classes)
+
+
+def _class_against_profile(k: RequestClass, p: Profile) -> Found:
+    found: Found = []
+    low, high = p.prefill_tokens[0], p.prefill_tokens[-1]
+    if k.prompt_tokens.values[0] < low or k.prompt_tokens.values[-1] > high:
+        text = f"spans {k.prompt_tokens.values[0]:g} to {k.prompt_tokens.values[-1]:g} tokens, "
+        text += f"outside the prefill curve of {p.model} in {p.mode}, {low:g} to {high:g}"
+        found.append((("prompt_tokens", "values"), text))
+    if k.tbt_limit_s is not None and any(k.tbt_statistic not in v.itl_s for v in p.levels):
+        text = f"{k.tbt_statistic!r} is not measured at every level of {p.model} in {p.mode}"
+        found.append((("tbt_statistic",), text))
+    return found
+
+
+def _axis_problems(
+    array: AxisArray, allowed: Sequence[str], data: Mapping[str, Any], at: tuple[int | str, ...]
+) -> Found:
+    if wrong := [axis for axis in array.axes if axis not in allowed]:
+        return [(at, f"has axes {wrong}, expected some of {list(allowed)}")]
+    if "level" in array.axes and "profiles" in data:
+        levels = [str(i) for i in range(max(len(p.levels) for p in data["profiles"]))]
+        data = {**data, "levels": levels}
+    return [(at, text) for text in shape_problems(array.values, array.axes, data)]
+
+
+def _metric_problem(name: str, custom: Sequence[str]) -> str | None:
+    if name in custom:
+        return None
+    if name not in METRICS:
+        return f"{name!r} is not a metric; known are {sorted([*METRICS, *custom])}"
+    if METRICS[name].kind == "report":
+        hint = "carbon_kg" if name.startswith("carbon") else "ttft_mean_s or ttft_request_s"
+        return f"{name} is reported, it cannot steer or be limited; use {hint}"
+    return None
+
+
+def _aggregation_problem(term: Term, unmet: bool) -> str | None:
+    if term.metric == "ttft_mean_s":
+        if term.over_sites != "sum":
+            return (
+                "a mean TTFT per site is a ratio of two decisions and has no linear max or mean "
+                "over sites; budget it per site, or weigh ttft_request_s"
+            )
+        if unmet:
+            return (
+                "with unmet demand the mean TTFT is a ratio of two decisions; "
+                "weigh ttft_request_s, or budget ttft_mean_s"
+            )
+    if term.metric in SITELESS and term.over_sites != "sum":
+        return f"{term.metric} belongs to no site; use sum"
+    if term.over_sites == "max" and term.weight < 0:
+        return "a negative weight on a maximum is not convex"
+    return None

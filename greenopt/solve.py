@@ -1,0 +1,263 @@
+"""The one entry: solve an instance, prove a bound, check the plan."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from greenopt._version import __version__
+from greenopt.errors import ModelError
+from greenopt.instance import Instance
+from greenopt.labelled import FloatArray
+from greenopt.model import Model, dual_bound, elastic
+from greenopt.problems import part
+from greenopt.results import Solution, StageResult, Status
+from greenopt.solvers import RawResult, Termination, solve_model
+
+METHODS = ("exact",)
+"""Methods usable for every problem."""
+
+NUMERICAL_FLOOR = 1e-9
+"""Gaps below this are rounding: no double-precision solver can promise less."""
+
+CHECK_TOLERANCE = 1e-6
+"""Largest relative violation the checker accepts."""
+
+
+def solve(
+    instance: Instance,
+    method: str = "exact",
+    *,
+    solver: str = "highs",
+    time_limit: float | None = None,
+    gap: float = 1e-6,
+    bound: bool = True,
+    seed: int = 0,
+    threads: int = 1,
+) -> Solution:
+    """Solve an instance and return a plan with its proof.
+
+    Parameters
+    ----------
+    instance : Instance
+        What to solve, from `greenopt.load` or built in Python.
+    method : str
+        "exact".
+    solver : str
+        "highs" (its own choice of algorithm), "highs-simplex", "highs-ipm" or "highs-pdlp".
+    time_limit : float, optional
+        Wall-clock limit on solver time over all stages, s.
+    gap : float
+        Relative gap that counts as proved. 0 asks for all that double precision gives (1e-9).
+    bound : bool
+        Whether a mixed-integer solve is followed by a solve of its relaxation, whose multipliers
+        `certify` can check (timed apart). A continuous solve has them anyway.
+    seed, threads : int
+        Given to the solver; the defaults repeat bit for bit on one machine.
+
+    Returns
+    -------
+    Solution
+        Infeasible, unbounded and limits are statuses, not exceptions.
+
+    Raises
+    ------
+    ModelError
+        For an unknown method.
+    SolverError
+        For an unknown or unusable solver.
+    """
+    if method not in METHODS:
+        raise ModelError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    if gap < 0 or (time_limit is not None and time_limit <= 0):
+        raise ModelError("gap must be at least 0 and time_limit above 0 s")
+    run = _Run(instance, solver, time_limit, gap, bound, seed, threads)
+    return run.solution()
+
+
+@dataclass
+class _Run:
+    """One exact solve on its way from instance to solution."""
+
+    instance: Any
+    solver: str
+    time_limit: float | None
+    gap: float
+    want_bound: bool
+    seed: int
+    threads: int
+    runtime_s: dict[str, float] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def solution(self) -> Solution:
+        with self._timed("build"):
+            formulation = part(self.instance.problem, "formulation").formulate(self.instance)
+        self.report["gap_asked"] = self.gap
+        raw, stages, x, scale = self._stages(formulation)
+        decision: dict[str, Any] = {}
+        found = None
+        if x is not None:
+            with self._timed("decode"):
+                decision = formulation.decode(x)
+            with self._timed("check"):
+                found = part(self.instance.problem, "check").evaluate(
+                    self.instance, decision, CHECK_TOLERANCE
+                )
+        elif raw.termination == Termination.INFEASIBLE:
+            with self._timed("explain"):
+                self._explain(formulation)
+        status = self._status(raw, stages, found, scale)
+        if found is not None and stages:
+            last = stages[-1]
+            stages[-1] = StageResult(
+                found.stages[len(stages) - 1], last.bound, last.bound_source, last.marginals
+            )
+            self.report["notes"] = found.notes
+        return Solution(
+            problem=self.instance.problem,
+            instance=self.instance.name,
+            instance_sha256=self.instance.sha256,
+            method="exact",
+            solver=self.solver,
+            status=status,
+            stages=tuple(stages),
+            decision=decision,
+            metrics=found.metrics if found else {},
+            metrics_by=found.metrics_by if found else {},
+            sets=dict(self.instance.sets),
+            runtime_s=self.runtime_s,
+            seed=self.seed,
+            threads=self.threads,
+            versions={
+                "greenopt": __version__,
+                "python": platform.python_version(),
+                **self.versions,
+            },
+            report=self.report,
+        )
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - started
+        self.runtime_s[phase] = self.runtime_s.get(phase, 0.0) + elapsed
+
+    def _stages(
+        self, formulation: Any
+    ) -> tuple[RawResult, list[StageResult], FloatArray | None, float]:
+        """Solve stage after stage, each keeping the earlier ones within their tolerance."""
+        model: Model = formulation.model
+        results: list[StageResult] = []
+        x, scale = None, 0.0
+        for number, stage in enumerate(model.stages):
+            raw = self._solve(model, number)
+            if raw.x is None:
+                break
+            x = raw.x
+            value = float(stage.c @ x)
+            scale = float(np.abs(stage.c * x).sum())
+            results.append(self._stage_result(formulation, model, number, raw, value))
+            if raw.termination != Termination.OPTIMAL:
+                break
+            if number + 1 < len(model.stages):
+                limit = value + stage.tolerance * max(abs(value), 1.0)
+                model = model.with_row(f"stage_{number}", stage.c, limit)
+        self.report["termination"] = str(raw.termination)
+        self.report["message"] = raw.message
+        self.report["counts"] = raw.counts
+        return raw, results, x, scale
+
+    def _solve(self, model: Model, stage: int, relax: bool = False) -> RawResult:
+        spent = self.runtime_s.get("solve", 0.0)
+        left = float("inf") if self.time_limit is None else max(self.time_limit - spent, 1e-3)
+        with self._timed("bound" if relax else "solve"):
+            raw = solve_model(
+                model,
+                stage,
+                solver=self.solver,
+                time_limit_s=left,
+                gap=max(self.gap, NUMERICAL_FLOOR),
+                relax=relax,
+                threads=self.threads,
+                seed=self.seed,
+            )
+        self.versions["highs"] = raw.version
+        return raw
+
+    def _stage_result(
+        self, formulation: Any, model: Model, number: int, raw: RawResult, value: float
+    ) -> StageResult:
+        """The proof of a stage: own weak-duality bound, and the tree's claim for integers."""
+        relaxed = raw
+        if model.is_integer:
+            if not self.want_bound:
+                return StageResult(value, raw.tree_bound, "tree")
+            relaxed = self._solve(model, number, relax=True)
+        bound, marginals = -np.inf, {}
+        if relaxed.row_dual is not None:
+            bound = dual_bound(model, model.stages[number].c, relaxed.row_dual)
+            marginals = formulation.marginals_of(model, relaxed.row_dual)
+        if not model.is_integer:
+            return StageResult(value, bound, "own-dual" if np.isfinite(bound) else "none", marginals)
+        if raw.tree_bound > bound:
+            return StageResult(value, raw.tree_bound, "tree", marginals)
+        return StageResult(value, bound, "lp", marginals)
+
+    def _status(
+        self, raw: RawResult, stages: list[StageResult], found: Any, scale: float
+    ) -> Status:
+        if found is None:
+            return {
+                Termination.INFEASIBLE: Status.INFEASIBLE,
+                Termination.UNBOUNDED: Status.UNBOUNDED,
+                Termination.LIMIT: Status.LIMIT,
+                Termination.INTERRUPTED: Status.LIMIT,
+            }.get(raw.termination, Status.ERROR) if "contradiction" not in self.report else Status.ERROR
+        if found.violations:
+            self.report["contradiction"] = {
+                "solver": raw.message,
+                "checker": [str(violation) for violation in found.violations[:10]],
+            }
+            return Status.ERROR
+        value, recomputed = stages[-1].objective, found.stages[len(stages) - 1]
+        if abs(value - recomputed) > CHECK_TOLERANCE * max(scale, 1e-10):
+            self.report["contradiction"] = {"solver": value, "checker": recomputed}
+            return Status.ERROR
+        floor = NUMERICAL_FLOOR * scale
+        allowed = max(max(self.gap, NUMERICAL_FLOOR) * abs(recomputed), floor)
+        proved = recomputed - stages[-1].bound <= allowed
+        complete = len(stages) == len(self.instance.objective)
+        return Status.OPTIMAL if proved and complete else Status.FEASIBLE
+
+    def _explain(self, formulation: Any) -> None:
+        """Prove infeasibility anew on the elastic model, and say what cannot be met."""
+        model = elastic(formulation.model, formulation.elastic_rows)
+        raw = solve_model(model, time_limit_s=self.time_limit or float("inf"), seed=self.seed)
+        if raw.x is None:
+            self.report["explanation"] = [f"no explanation found ({raw.message})"]
+            return
+        slack = model.columns["slack"]
+        value = float(model.stages[0].c @ raw.x)
+        if raw.row_dual is not None:
+            proof = dual_bound(model, model.stages[0].c, raw.row_dual)
+            self.report["least_relative_shortfall"] = {"value": value, "bound": proof}
+            if not proof > NUMERICAL_FLOOR:
+                self.report["contradiction"] = {
+                    "solver": "infeasible",
+                    "checker": f"the elastic model needs no more than {value} of relaxation",
+                }
+        shortfall = np.zeros(model.matrix.shape[0])
+        np.add.at(shortfall, slack.codes["row"], raw.x[slack.slice])
+        shortfall[shortfall < 1e-6] = 0.0
+        sentences = formulation.explain(shortfall)
+        self.report["explanation"] = sentences[:20]
+        if len(sentences) > 20:
+            self.report["explanation"].append(f"and {len(sentences) - 20} more")

@@ -1,0 +1,82 @@
+"""Equilibration by powers of two, exact in floating point.
+
+Requests come in millions and their costs in micro-dollars, so a solver's absolute tolerances would
+mean nothing. Columns are scaled by their upper bound, rows and objective by their largest entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from greenopt.labelled import FloatArray
+from greenopt.model import Model
+
+
+def _power_of_two(values: FloatArray) -> FloatArray:
+    """Nearest power of two of each positive finite value, 1 elsewhere."""
+    good = np.isfinite(values) & (values > 0)
+    exponent = np.round(np.log2(np.where(good, values, 1.0)))
+    return np.exp2(exponent)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A scaled copy of a model's arrays and the way back.
+
+    Attributes
+    ----------
+    matrix : scipy.sparse.csc_array
+        ``R A C``.
+    c, column_lower, column_upper, row_lower, row_upper : ndarray
+        Scaled objective and bounds.
+    column, row : ndarray
+        Diagonals of C and R.
+    objective : float
+        Factor on the objective.
+    """
+
+    matrix: Any
+    c: FloatArray
+    column_lower: FloatArray
+    column_upper: FloatArray
+    row_lower: FloatArray
+    row_upper: FloatArray
+    column: FloatArray
+    row: FloatArray
+    objective: float
+
+    def x(self, scaled: FloatArray) -> FloatArray:
+        """Solution of the model from that of the scaled one."""
+        return scaled * self.column
+
+    def row_dual(self, scaled: FloatArray) -> FloatArray:
+        """Row multipliers of the model from those of the scaled one."""
+        return scaled * self.row / self.objective
+
+
+def scale(model: Model, c: FloatArray) -> Scaled:
+    """Scale a model and one objective; integer columns keep their unit."""
+    bound = np.maximum(np.abs(model.column_upper), np.abs(model.column_lower))
+    column = np.where(model.integer, 1.0, _power_of_two(bound))
+    matrix = model.matrix @ sparse.diags_array(column)
+    largest = abs(matrix).max(axis=1).toarray().ravel() if matrix.nnz else np.zeros(0)
+    row = 1.0 / _power_of_two(largest) if matrix.nnz else np.ones(matrix.shape[0])
+    matrix = sparse.csc_array(sparse.diags_array(row) @ matrix) if matrix.nnz else matrix.tocsc()
+    scaled_c = c * column
+    largest_c = np.abs(scaled_c).max(initial=0.0)
+    factor = float(1.0 / _power_of_two(np.array([largest_c]))[0])
+    return Scaled(
+        matrix,
+        scaled_c * factor,
+        model.column_lower / column,
+        model.column_upper / column,
+        model.row_lower * row,
+        model.row_upper * row,
+        column,
+        row,
+        factor,
+    )
