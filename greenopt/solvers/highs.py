@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from greenopt.errors import SolverError
+from greenopt.files import write_bytes_atomically
 from greenopt.labelled import FloatArray
 from greenopt.model import Model
-from greenopt.solvers.scaling import scale
+from greenopt.solvers.scaling import scale, unscaled
 
 MINIMUM_VERSION = (1, 15, 1)
 """Older HiGHS return wrong MILP optima: 1.14.0 in 52 of 1500 random small ones."""
@@ -221,3 +225,26 @@ def _result(
             "nodes": int(info.mip_node_count),
         },
     )
+
+
+def write_model(model: Model, path: str | os.PathLike[str], kind: str) -> None:
+    """Write a model's first stage as an MPS or LP file with readable names, unscaled.
+
+    Raises
+    ------
+    SolverError
+        If HiGHS cannot write it.
+    """
+    highspy = load_highspy()
+    highs = highspy.Highs()
+    highs.silent()
+    _pass(highspy, highs, unscaled(model, model.stages[0].c), model.integer if model.is_integer else None)
+    for number, name in enumerate(model.column_names):
+        highs.passColName(number, name)
+    for number, name in enumerate(model.row_names):
+        highs.passRowName(number, name)
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / f"model.{kind}"
+        if highs.writeModel(str(written)) == highspy.HighsStatus.kError or not written.exists():
+            raise SolverError(f"HiGHS cannot write {kind} files of this model")
+        write_bytes_atomically(path, written.read_bytes())

@@ -80,3 +80,19 @@ def scale(model: Model, c: FloatArray) -> Scaled:
         row,
         factor,
     )
+
+
+def unscaled(model: Model, c: FloatArray) -> Scaled:
+    """The model's own arrays in the same form, for export."""
+    n_rows, n_columns = model.matrix.shape
+    return Scaled(
+        sparse.csc_array(model.matrix),
+        c,
+        model.column_lower,
+        model.column_upper,
+        model.row_lower,
+        model.row_upper,
+        np.ones(n_columns),
+        np.ones(n_rows),
+        1.0,
+    )

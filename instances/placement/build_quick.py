@@ -163,8 +163,7 @@ RULES = (
     "Demand is scaled so that in the busiest hour 0.6 of all GPUs are busy when chat runs in mode "
     "h100 and code and summarise in mode a100, each at its highest level eligible at home; then it "
     "is rounded to whole requests.",
-    "Sites hold 40 to 320 H100 and 320 to 800 A100 GPUs, in servers of 8, sites of one region with "
-    "different shares of the newer type: our assumption.",
+    "Sites hold 40 to 320 H100 and 320 to 800 A100 GPUs, in servers of 8: our assumption.",
     "Scales of the objective are the metrics of a reference plan: every origin is served at home, "
     "its nearest site, in mode h100 at the highest eligible level of each class, without regard to "
     "capacity; 6 significant digits. The four weights are equal.",
@@ -347,7 +346,7 @@ def build(data: Path) -> PlacementInstance:
 def provenance() -> dict[str, Any]:
     """Provenance of the instance."""
     return {
-        "description": "Eight cloud regions on three continents and Australia over one real day: "
+        "description": "Eight cloud regions on five continents over one real day: "
         "chat, code and summarisation requests on H100 and A100 GPUs, four objectives",
         "builder": "instances/placement/build_quick.py",
         "data_licence": "ODbL-1.0",

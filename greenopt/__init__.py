@@ -1,0 +1,83 @@
+"""greenopt: provably optimal placement, sizing and routing of LLM serving.
+
+Public names are loaded when first used, so that ``import greenopt`` costs little.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from greenopt._version import __version__
+
+if TYPE_CHECKING:
+    from greenopt.certify import Certificate, StageCertificate, certify
+    from greenopt.check import CheckReport, check
+    from greenopt.errors import GreenoptError, InputError, InstanceError, ModelError, SolutionError, SolverError
+    from greenopt.io import load, load_solution, to_pyomo
+    from greenopt.labelled import LabelledArray
+    from greenopt.plots import plot
+    from greenopt.problems.placement.instance import PlacementInstance
+    from greenopt.results import Solution, StageResult, Status
+    from greenopt.solve import solve
+
+_HOME = {
+    "Certificate": "certify",
+    "CheckReport": "check",
+    "GreenoptError": "errors",
+    "InputError": "errors",
+    "InstanceError": "errors",
+    "LabelledArray": "labelled",
+    "ModelError": "errors",
+    "PlacementInstance": "problems.placement.instance",
+    "Solution": "results",
+    "SolutionError": "errors",
+    "SolverError": "errors",
+    "StageCertificate": "certify",
+    "StageResult": "results",
+    "Status": "results",
+    "certify": "certify",
+    "check": "check",
+    "load": "io",
+    "load_solution": "io",
+    "plot": "plots",
+    "solve": "solve",
+    "to_pyomo": "io",
+}
+
+__all__ = [
+    "Certificate",
+    "CheckReport",
+    "GreenoptError",
+    "InputError",
+    "InstanceError",
+    "LabelledArray",
+    "ModelError",
+    "PlacementInstance",
+    "Solution",
+    "SolutionError",
+    "SolverError",
+    "StageCertificate",
+    "StageResult",
+    "Status",
+    "__version__",
+    "certify",
+    "check",
+    "load",
+    "load_solution",
+    "plot",
+    "solve",
+    "to_pyomo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'greenopt' has no attribute {name!r}")
+    value = getattr(import_module(f"greenopt.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

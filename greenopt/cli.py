@@ -1,0 +1,418 @@
+"""Command line: solve, check, certify, info, export, schema, reweight."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from greenopt._version import __version__
+from greenopt.errors import GreenoptError, InputError, InstanceError, Problem
+
+SOLVED, NOT_AS_ASKED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    0 everything solved (or checked) as asked, 1 something was infeasible, not proved to the gap
+    asked, or failed its check, 2 wrong usage or unreadable input, 130 interrupted.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+        if options.verbose:
+            logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        _say("interrupted; files are whole or not there")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away; there is nobody to tell
+        return UNUSABLE
+    except (GreenoptError, OSError) as error:
+        _say(str(error))
+        return UNUSABLE
+
+
+def _say(text: str) -> None:
+    for line in text.splitlines():
+        print(f"greenopt: {line}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="greenopt", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"greenopt {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="log to standard error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    solve = commands.add_parser("solve", help="solve instances and prove the result")
+    solve.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
+    solve.add_argument("--method", default="exact", help="default: exact")
+    solve.add_argument("--solver", default="highs", help="highs, highs-simplex, highs-ipm, highs-pdlp")
+    solve.add_argument("--time-limit", type=_positive, metavar="S", help="solver seconds per instance")
+    solve.add_argument("--gap", type=_non_negative, default=1e-6, help="relative gap, default 1e-6")
+    solve.add_argument("--no-bound", action="store_true", help="skip the extra bound of integer models")
+    solve.add_argument("--seed", type=int, default=0, help="default 0")
+    solve.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes, default 1")
+    solve.add_argument("--out", type=Path, metavar="DIR", help="write NAME.solution.json here")
+    solve.add_argument("--plot", action="store_true", help="also write NAME.png to --out (default .)")
+    solve.add_argument("--json", action="store_true", help="one JSON object per instance on stdout")
+    solve.set_defaults(run=_solve)
+
+    for name, text, run in (
+        ("check", "recompute a solution's feasibility and metrics", _check),
+        ("certify", "prove a solution's bound without a solver", _certify),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("instance", help="instance file")
+        command.add_argument("solution", help="solution file")
+        command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        command.set_defaults(run=run)
+
+    info = commands.add_parser("info", help="what an instance holds and where it came from")
+    info.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
+    info.set_defaults(run=_info)
+
+    export = commands.add_parser("export", help="write the model for other solvers")
+    export.add_argument("instance", help="instance file")
+    export.add_argument("--format", choices=("mps", "lp"), default="mps", help="default mps")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    export.set_defaults(run=_export)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of a problem's instances")
+    schema.add_argument("problem", help="placement")
+    schema.set_defaults(run=_schema)
+
+    reweight = commands.add_parser("reweight", help="write an instance with another objective")
+    reweight.add_argument("instance", help="instance file")
+    reweight.add_argument(
+        "--term", action="append", required=True, type=_term, metavar="METRIC=WEIGHT[/SCALE][:max|:mean]",
+        help="one term of the weighted sum; repeat for more",
+    )  # fmt: skip
+    reweight.add_argument("--name", help="name of the new instance")
+    reweight.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    reweight.set_defaults(run=_reweight)
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _non_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def _term(text: str) -> dict[str, Any]:
+    """``water_l=60/1000:max`` as an objective term."""
+    metric, _, rest = text.partition("=")
+    number, _, over = rest.partition(":")
+    weight, _, scale = number.partition("/")
+    try:
+        term: dict[str, Any] = {"metric": metric, "weight": float(weight)}
+        if scale:
+            term["scale"] = float(scale)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not METRIC=WEIGHT[/SCALE][:max|:mean]"
+        ) from None
+    if over:
+        term["over_sites"] = over
+    return term
+
+
+def _files(paths: Iterable[str]) -> list[Path]:
+    """Instance files named or found in folders; solutions and bounds there are passed over."""
+    found: list[Path] = []
+    for text in paths:
+        path = Path(text)
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if p.name.endswith((".json", ".json.gz")))
+        inside = [p for p in inside if ".solution.json" not in p.name and "best_known" not in p.name]
+        if not inside:
+            raise InstanceError(text, [Problem("$", "this folder holds no instance files")])
+        found += inside
+    return found
+
+
+# -- solve ---------------------------------------------------------------------------------------
+
+
+def _solve(options: argparse.Namespace) -> int:
+    files = _files(options.paths)
+    folder = options.out or (Path() if options.plot else None)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    worst, records = SOLVED, []
+    for path, outcome in _outcomes(files, options, folder):
+        if isinstance(outcome, str):
+            _say(outcome)
+            worst = max(worst, UNUSABLE)
+            continue
+        record, details = outcome
+        if record["status"] != "optimal":
+            worst = max(worst, NOT_AS_ASKED)
+        if options.json:
+            print(json.dumps(record, allow_nan=False), flush=True)
+        else:
+            _say(f"{path}: {record['status']} in {record['runtime_s']:.2f} s")
+        for line in details["messages"]:
+            _say(f"{record['instance']}: {line}")
+        records.append((record, details))
+    if records and not options.json:
+        _print_tables(records)
+    return worst
+
+
+def _outcomes(
+    files: list[Path], options: argparse.Namespace, folder: Path | None
+) -> Iterable[tuple[Path, Any]]:
+    """Solve every file, in this process or in several, in the order given."""
+    jobs = [(path, options, folder) for path in files]
+    if min(options.jobs, len(files)) == 1:
+        yield from zip(files, map(_solve_file, jobs), strict=True)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        bare = [(path, _without_run(options), folder) for path in files]
+        yield from zip(files, pool.map(_solve_file, bare), strict=True)
+
+
+def _without_run(options: argparse.Namespace) -> argparse.Namespace:
+    return argparse.Namespace(**{k: v for k, v in vars(options).items() if k != "run"})
+
+
+def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
+    """Solve, certify and save one instance: a record with details, or an error message."""
+    from greenopt.certify import certify
+    from greenopt.io import load
+    from greenopt.solve import solve
+
+    path, options, folder = job
+    try:
+        instance = load(path)
+        solution = solve(
+            instance,
+            options.method,
+            solver=options.solver,
+            time_limit=options.time_limit,
+            gap=options.gap,
+            bound=not options.no_bound,
+            seed=options.seed,
+        )
+        saved = None
+        if folder is not None:
+            saved = folder / f"{_stem(path)}.solution.json"
+            solution.save(saved)
+        if options.plot and solution.decision:
+            from greenopt.plots import plot
+
+            plot(instance, solution, folder / f"{_stem(path)}.png")  # type: ignore[operator]
+    except InputError as error:
+        return str(error)
+    record = {**solution.summary(), "solution": None if saved is None else str(saved)}
+    messages = list(solution.report.get("explanation", []))
+    if "contradiction" in solution.report:
+        messages.append(f"solver and checker disagree: {solution.report['contradiction']}")
+    details = {
+        "messages": messages,
+        "by_site": solution.metrics_by.get("site", {}),
+        "sites": solution.sets["site"],
+        "certificate": _certificate_line(certify(instance, solution)) if solution.stages else "",
+        "plot": str(folder / f"{_stem(path)}.png") if options.plot and solution.decision and folder else "",
+    }
+    return record, details
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".json")
+
+
+def _certificate_line(certificate: Any) -> str:
+    last = certificate.stages[-1]
+    if not certificate.ok:
+        return f"NOT proved: claimed bound {last.claimed_bound}, proved {last.proved_bound}"
+    gap = "" if last.proved_gap is None else f", gap {last.proved_gap:.1e}"
+    if last.kind != "proved":
+        return f"relaxation bound {last.proved_bound:.9g} proved{gap}; tree bound only claimed"
+    return f"bound {last.proved_bound:.9g} proved by weak duality without a solver{gap}"
+
+
+_COLUMNS = (
+    ("energy_kwh", "energy kWh", ",.0f"),
+    ("carbon_kg", "carbon kg", ",.0f"),
+    ("water_l", "water L", ",.0f"),
+    ("cost_usd", "cost USD", ",.2f"),
+    ("ttft_mean_s", "TTFT s", ".3f"),
+)
+
+
+def _print_tables(records: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    head = ["instance", "status", "objective", "gap", *(title for _, title, _ in _COLUMNS), "time s"]
+    rows = [
+        [
+            record["instance"],
+            record["status"],
+            _number(record["objective"], ".9g"),
+            _number(record["gap"], ".1e"),
+            *(_number(record["metrics"].get(name), form) for name, _, form in _COLUMNS),
+            f"{record['runtime_s']:.2f}",
+        ]
+        for record, _ in records
+    ]
+    _print_table(head, rows)
+    for record, details in records:
+        if len(records) == 1 and details["by_site"]:
+            print()
+            head = ["site", "requests", *(title for _, title, _ in _COLUMNS)]
+            wanted = [("requests", "", ",.0f"), *_COLUMNS]
+            _print_table(
+                head,
+                [
+                    [site, *(_number(details["by_site"][name][i], form) for name, _, form in wanted)]
+                    for i, site in enumerate(details["sites"])
+                ],
+            )
+        print()
+        if details["certificate"]:
+            print(f"{record['instance']}: {details['certificate']}")
+        for what in ("solution", "plot"):
+            if place := (record if what == "solution" else details)[what]:
+                print(f"{record['instance']}: {what} in {place}")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _print_table(head: list[str], rows: list[list[str]]) -> None:
+    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    for line in [head, *rows]:
+        cells = [
+            cell.ljust(width) if i == 0 or head[i] == "status" else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+# -- check, certify ------------------------------------------------------------------------------
+
+
+def _check(options: argparse.Namespace) -> int:
+    from greenopt.check import check
+    from greenopt.io import load, load_solution
+
+    report = check(load(options.instance), load_solution(options.solution))
+    if options.json:
+        record = {
+            "ok": report.ok,
+            "findings": report.lines(),
+            "objective": report.objective,
+            "metrics": report.metrics,
+            "notes": report.notes,
+        }
+        print(json.dumps(record, allow_nan=False))
+    else:
+        print("ok: feasible, and every metric is what the file says" if report.ok else "NOT ok")
+        for line in report.lines():
+            print(f"  {line}")
+        if balance := report.notes.get("even_balance"):
+            print(
+                f"  evenly loaded, the same instances would draw {balance['energy_kwh']:,.1f} kWh "
+                f"({balance['difference_kwh']:+,.1f})"
+            )
+    return SOLVED if report.ok else NOT_AS_ASKED
+
+
+def _certify(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from greenopt.certify import certify
+    from greenopt.io import load, load_solution
+
+    certificate = certify(load(options.instance), load_solution(options.solution))
+    if options.json:
+        print(json.dumps(asdict(certificate), allow_nan=False))
+    elif not certificate.stages:
+        print("NOT ok: the solution has no plan and no bound to prove")
+    else:
+        for number, stage in enumerate(certificate.stages):
+            print(f"stage {number}: {stage.kind}; claimed {stage.claimed_bound}, "
+                  f"proved {stage.proved_bound}, gap {_number(stage.proved_gap, '.2e')}")  # fmt: skip
+        print("ok" if certificate.ok else "NOT ok: a claimed bound lies above what can be proved")
+    return SOLVED if certificate.ok else NOT_AS_ASKED
+
+
+# -- info, export, schema, reweight --------------------------------------------------------------
+
+
+def _info(options: argparse.Namespace) -> int:
+    from greenopt.io import load, to_model
+
+    for path in _files(options.paths):
+        instance = load(path)
+        model = to_model(instance)
+        sizes = ", ".join(f"{len(members)} {axis}" for axis, members in instance.sets.items())
+        print(f"{instance.name} ({instance.problem}): {instance.provenance.description}")
+        print(f"  sets: {sizes}")
+        print(f"  model: {model.matrix.shape[1]} columns, {model.matrix.shape[0]} rows, "
+              f"{model.matrix.nnz} coefficients, {int(model.integer.sum())} integer")  # fmt: skip
+        print(f"  sha256 {instance.sha256}")
+        print(f"  data licence {instance.provenance.data_licence}; built by {instance.provenance.builder}")
+        for source in instance.provenance.sources:
+            print(f"  source: {source.name} ({source.licence}): {source.attribution}")
+    return SOLVED
+
+
+def _export(options: argparse.Namespace) -> int:
+    from greenopt.io import load, to_model
+    from greenopt.solvers.highs import write_model
+
+    write_model(to_model(load(options.instance)), options.out, options.format)
+    return SOLVED
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from greenopt.errors import ModelError
+    from greenopt.problems import PROBLEMS, instance_class
+
+    if options.problem not in PROBLEMS:
+        raise ModelError(f"unknown problem {options.problem!r}; known are {', '.join(PROBLEMS)}")
+    print(json.dumps(instance_class(options.problem).json_schema(), indent=1))
+    return SOLVED
+
+
+def _reweight(options: argparse.Namespace) -> int:
+    from greenopt.io import load
+
+    instance = load(options.instance)
+    name = options.name or f"{instance.name}-reweighted"
+    instance.replace(name=name, objective=[{"terms": options.term}]).save(options.out)
+    return SOLVED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
