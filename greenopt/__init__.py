@@ -13,7 +13,14 @@ from greenopt._version import __version__
 if TYPE_CHECKING:
     from greenopt.certify import Certificate, StageCertificate, certify
     from greenopt.check import CheckReport, check
-    from greenopt.errors import GreenoptError, InputError, InstanceError, ModelError, SolutionError, SolverError
+    from greenopt.errors import (
+        GreenoptError,
+        InputError,
+        InstanceError,
+        ModelError,
+        SolutionError,
+        SolverError,
+    )
     from greenopt.io import load, load_solution, to_pyomo
     from greenopt.labelled import LabelledArray
     from greenopt.plots import plot

@@ -1,4 +1,4 @@
-"""certify: prove the bound of a solution from the instance and its marginals, without a solver."""
+"""Certify: prove the bound of a solution from the instance and its marginals, without a solver."""
 
 from __future__ import annotations
 
@@ -75,8 +75,7 @@ def certify(
         If the solution belongs to another instance.
     """
     belongs(instance, solution)
-    problem = getattr(instance, "problem")  # noqa: B009 - declared by each problem's subclass
-    lower_bound = part(problem, "certify").lower_bound
+    lower_bound = part(instance.problem, "certify").lower_bound
     stages = []
     earlier: list[float] = []
     for number, stage in enumerate(solution.stages):

@@ -1,4 +1,4 @@
-"""check: is this plan feasible, and are its metrics and objective what it says?"""
+"""Check whether a plan is feasible and its metrics and objective are what it says."""
 
 from __future__ import annotations
 
@@ -69,8 +69,7 @@ def check(instance: Instance, solution: Solution, tolerance: float = 1e-6) -> Ch
     if not solution.decision:
         kind = str(solution.status)
         return CheckReport(ok=False, differences=[f"status {kind}: there is no plan to check"])
-    problem = getattr(instance, "problem")  # noqa: B009 - declared by each problem's subclass
-    found = part(problem, "check").evaluate(instance, solution.decision, tolerance)
+    found = part(instance.problem, "check").evaluate(instance, solution.decision, tolerance)
     differences = list(_compare_metrics(solution, found, tolerance))
     differences += _compare_proof(solution, found.stages, tolerance)
     return CheckReport(
@@ -135,7 +134,9 @@ def _compare_proof(solution: Solution, stages: list[float], tolerance: float) ->
         return [f"stages: {len(solution.stages)} reported, {len(stages)} in the instance"]
     for i, (reported, value) in enumerate(zip(solution.stages, stages, strict=True)):
         if _differs(reported.objective, value, tolerance):
-            lines.append(f"stages[{i}].objective: reported {reported.objective!r}, computed {value!r}")
+            lines.append(
+                f"stages[{i}].objective: reported {reported.objective!r}, computed {value!r}"
+            )
         if reported.bound > value + tolerance * max(1.0, abs(value)):
             lines.append(f"stages[{i}].bound: {reported.bound!r} lies above the plan's {value!r}")
     if solution.status in WITHOUT_PLAN and solution.status != Status.ERROR:

@@ -52,16 +52,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     solve = commands.add_parser("solve", help="solve instances and prove the result")
-    solve.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
+    solve.add_argument(
+        "paths", nargs="+", metavar="PATH", help="instance files, or folders of them"
+    )
     solve.add_argument("--method", default="exact", help="default: exact")
-    solve.add_argument("--solver", default="highs", help="highs, highs-simplex, highs-ipm, highs-pdlp")
-    solve.add_argument("--time-limit", type=_positive, metavar="S", help="solver seconds per instance")
+    solve.add_argument(
+        "--solver", default="highs", help="highs, highs-simplex, highs-ipm, highs-pdlp"
+    )
+    solve.add_argument(
+        "--time-limit", type=_positive, metavar="S", help="solver seconds per instance"
+    )
     solve.add_argument("--gap", type=_non_negative, default=1e-6, help="relative gap, default 1e-6")
-    solve.add_argument("--no-bound", action="store_true", help="skip the extra bound of integer models")
+    solve.add_argument(
+        "--no-bound", action="store_true", help="skip the extra bound of integer models"
+    )
     solve.add_argument("--seed", type=int, default=0, help="default 0")
     solve.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes, default 1")
     solve.add_argument("--out", type=Path, metavar="DIR", help="write NAME.solution.json here")
-    solve.add_argument("--plot", action="store_true", help="also write NAME.png to --out (default .)")
+    solve.add_argument(
+        "--plot", action="store_true", help="also write NAME.png to --out (default .)"
+    )
     solve.add_argument("--json", action="store_true", help="one JSON object per instance on stdout")
     solve.set_defaults(run=_solve)
 
@@ -92,9 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     reweight = commands.add_parser("reweight", help="write an instance with another objective")
     reweight.add_argument("instance", help="instance file")
     reweight.add_argument(
-        "--term", action="append", required=True, type=_term, metavar="METRIC=WEIGHT[/SCALE][:max|:mean]",
+        "--term",
+        action="append",
+        required=True,
+        type=_term,
+        metavar="METRIC=WEIGHT[/SCALE][:max|:mean]",
         help="one term of the weighted sum; repeat for more",
-    )  # fmt: skip
+    )
     reweight.add_argument("--name", help="name of the new instance")
     reweight.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     reweight.set_defaults(run=_reweight)
@@ -149,7 +163,9 @@ def _files(paths: Iterable[str]) -> list[Path]:
             found.append(path)
             continue
         inside = sorted(p for p in path.iterdir() if p.name.endswith((".json", ".json.gz")))
-        inside = [p for p in inside if ".solution.json" not in p.name and "best_known" not in p.name]
+        inside = [
+            p for p in inside if ".solution.json" not in p.name and "best_known" not in p.name
+        ]
         if not inside:
             raise InstanceError(text, [Problem("$", "this folder holds no instance files")])
         found += inside
@@ -242,7 +258,9 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
         "by_site": solution.metrics_by.get("site", {}),
         "sites": solution.sets["site"],
         "certificate": _certificate_line(certify(instance, solution)) if solution.stages else "",
-        "plot": str(folder / f"{_stem(path)}.png") if options.plot and solution.decision and folder else "",
+        "plot": str(folder / f"{_stem(path)}.png")
+        if options.plot and solution.decision and folder
+        else "",
     }
     return record, details
 
@@ -271,7 +289,14 @@ _COLUMNS = (
 
 
 def _print_tables(records: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    head = ["instance", "status", "objective", "gap", *(title for _, title, _ in _COLUMNS), "time s"]
+    head = [
+        "instance",
+        "status",
+        "objective",
+        "gap",
+        *(title for _, title, _ in _COLUMNS),
+        "time s",
+    ]
     rows = [
         [
             record["instance"],
@@ -292,7 +317,10 @@ def _print_tables(records: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
             _print_table(
                 head,
                 [
-                    [site, *(_number(details["by_site"][name][i], form) for name, _, form in wanted)]
+                    [
+                        site,
+                        *(_number(details["by_site"][name][i], form) for name, _, form in wanted),
+                    ]
                     for i, site in enumerate(details["sites"])
                 ],
             )
@@ -360,8 +388,10 @@ def _certify(options: argparse.Namespace) -> int:
         print("NOT ok: the solution has no plan and no bound to prove")
     else:
         for number, stage in enumerate(certificate.stages):
-            print(f"stage {number}: {stage.kind}; claimed {stage.claimed_bound}, "
-                  f"proved {stage.proved_bound}, gap {_number(stage.proved_gap, '.2e')}")  # fmt: skip
+            print(
+                f"stage {number}: {stage.kind}; claimed {stage.claimed_bound}, "
+                f"proved {stage.proved_bound}, gap {_number(stage.proved_gap, '.2e')}"
+            )
         print("ok" if certificate.ok else "NOT ok: a claimed bound lies above what can be proved")
     return SOLVED if certificate.ok else NOT_AS_ASKED
 
@@ -378,10 +408,15 @@ def _info(options: argparse.Namespace) -> int:
         sizes = ", ".join(f"{len(members)} {axis}" for axis, members in instance.sets.items())
         print(f"{instance.name} ({instance.problem}): {instance.provenance.description}")
         print(f"  sets: {sizes}")
-        print(f"  model: {model.matrix.shape[1]} columns, {model.matrix.shape[0]} rows, "
-              f"{model.matrix.nnz} coefficients, {int(model.integer.sum())} integer")  # fmt: skip
+        print(
+            f"  model: {model.matrix.shape[1]} columns, {model.matrix.shape[0]} rows, "
+            f"{model.matrix.nnz} coefficients, {int(model.integer.sum())} integer"
+        )
         print(f"  sha256 {instance.sha256}")
-        print(f"  data licence {instance.provenance.data_licence}; built by {instance.provenance.builder}")
+        print(
+            f"  data licence {instance.provenance.data_licence}; "
+            f"built by {instance.provenance.builder}"
+        )
         for source in instance.provenance.sources:
             print(f"  source: {source.name} ({source.licence}): {source.attribution}")
     return SOLVED

@@ -1,4 +1,4 @@
-"""Reading and writing JSON files so that nothing is lost: whole files or none, errors with a place."""
+"""Reading and writing JSON so that nothing is lost: whole files or none, errors with a place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from greenopt.errors import InputError, Problem
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that an interruption leaves either the old file or the new one, never half."""
+    """Write a file so that an interruption leaves the old file or the new one, never half."""
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self
 
@@ -134,7 +134,7 @@ class Quantity:
         if self.null is not None:
             element = {"anyOf": [element, {"type": "null"}]}
         nested = [element]
-        for _ in self.axes or ():
+        for _axis in self.axes or ():
             nested.append({"type": "array", "items": nested[-1]})
         subset = {
             "type": "object",
@@ -153,12 +153,13 @@ class Quantity:
         return {"anyOf": forms, "x-axes": list(self.axes or []), "x-unit": self.unit}
 
     def _validate(self, value: Any, info: ValidationInfo) -> Any:
+        given: tuple[str, ...]
+        nested: Any
+        prefix: tuple[str, ...]
         if value is None and self.optional:
             return None
         if isinstance(value, np.ndarray) and self.axes is not None:
-            given: tuple[str, ...] = self.axes
-            nested: Any = value
-            prefix: tuple[str, ...] = ()
+            given, nested, prefix = self.axes, value, ()
         elif isinstance(value, AxisArray):
             given, nested, prefix = value.axes, value.values, ()
         elif isinstance(value, Mapping):
@@ -171,8 +172,7 @@ class Quantity:
         array = self._numbers(nested, given, prefix)
         if self.axes is None:
             return AxisArray(given, array)
-        full = self._full(array, given, prefix, info.data or {})
-        return full
+        return self._full(array, given, prefix, info.data or {})
 
     def _subset(self, value: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
         if set(value) != {"axes", "values"} or not isinstance(value["axes"], list | tuple):
@@ -205,7 +205,7 @@ class Quantity:
         ]
         if not bad:
             if self.boolean:
-                return array.astype(bool)
+                return np.asarray(array.astype(bool))
             numbers = np.array([self.null if x is None else x for x in flat], dtype=float)
             given = np.array([x is not None for x in flat], dtype=bool)
             bad = list(np.flatnonzero(given & ~self._in_range(numbers)))
@@ -223,14 +223,14 @@ class Quantity:
             found.append((prefix, f"and {len(bad) - len(shown)} more elements like these"))
         raise line_errors(found)
 
-    def _in_range(self, numbers: np.ndarray) -> np.ndarray:
+    def _in_range(self, numbers: np.ndarray) -> Any:
         good = np.isfinite(numbers)
         if self.minimum is not None:
-            good &= numbers >= self.minimum
+            good = good & (numbers >= self.minimum)
         if self.above is not None:
-            good &= numbers > self.above
+            good = good & (numbers > self.above)
         if self.maximum is not None:
-            good &= numbers <= self.maximum
+            good = good & (numbers <= self.maximum)
         return good
 
     def _shape_message(self, nested: Any, axes: tuple[str, ...]) -> str:
@@ -249,8 +249,7 @@ class Quantity:
         if wrong:
             raise line_errors([(prefix, text) for text in wrong])
         sizes = [len(labels(data[f])) if (f := AXIS_FIELDS[a]) in data else 0 for a in self.axes]
-        full = broadcast(array, given, self.axes, sizes)
-        return full
+        return broadcast(array, given, self.axes, sizes)
 
     def _encode(self, value: Any) -> Any:
         if value is None:
@@ -287,7 +286,7 @@ class AxisArray:
 def broadcast(
     array: np.ndarray, given: Sequence[str], axes: Sequence[str], sizes: Sequence[int]
 ) -> np.ndarray:
-    """Reorder `array` from `given` axes to `axes` and repeat it over the missing ones, read-only."""
+    """Reorder `array` from `given` to `axes` and repeat it over the missing ones, read-only."""
     order = sorted(range(len(given)), key=lambda i: axes.index(given[i]))
     placed = np.transpose(array, order)
     shape = [n if axis in given else 1 for axis, n in zip(axes, sizes, strict=True)]
@@ -324,6 +323,7 @@ class Periods(Part):
     """Length of each period, s."""
 
     def model_post_init(self, _: Any) -> None:
+        """Check zones, order and lengths, all at once."""
         found: list[tuple[tuple[int | str, ...], str]] = []
         moments: list[float | None] = []
         for i, text in enumerate(self.start):
@@ -394,7 +394,11 @@ class Instance(Part):
     versioned, self-describing JSON file.
     """
 
+    problem: str
+    """Name of the problem."""
+
     title: ClassVar[str]
+    """What the problem is called in words."""
 
     @property
     def sets(self) -> dict[str, tuple[str, ...]]:
@@ -558,8 +562,3 @@ def _raw_labels(document: Mapping[str, Any], field: str) -> list[str]:
     if hasattr(members, "start"):
         return list(members.start)
     return [m["name"] if isinstance(m, Mapping) else getattr(m, "name", m) for m in members]
-
-
-def with_optional(quantity: Quantity) -> Quantity:
-    """The same quantity, but the whole field may be null."""
-    return replace(quantity, optional=True)

@@ -14,6 +14,7 @@ from greenopt.errors import Problem
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +68,10 @@ class LabelledArray:
         """Dense sums over every axis that is not kept, in the order given."""
         shape = tuple(len(self.labels[axis]) for axis in kept)
         if not kept:
-            return np.asarray(math.fsum(self.values))
+            return np.asarray(math.fsum(self.values), dtype=float)
         position = [self.axes.index(axis) for axis in kept]
         flat = np.ravel_multi_index(tuple(self.codes[position]), shape)
-        return np.bincount(flat, self.values, math.prod(shape)).reshape(shape)
+        return np.bincount(flat, self.values, math.prod(shape)).astype(float).reshape(shape)
 
     def to_frame(self) -> Any:
         """Long pandas frame: one row a stored number, a column an axis, then ``name [unit]``.

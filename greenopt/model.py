@@ -104,7 +104,9 @@ class Model:
         kept = np.flatnonzero(part)
         codes = np.array([c[kept] for c in block.codes.values()], dtype=np.int64)
         labels = {axis: self.labels[axis] for axis in block.codes}
-        return LabelledArray(name or block.name, unit, labels, codes.reshape(len(labels), -1), part[kept])
+        return LabelledArray(
+            name or block.name, unit, labels, codes.reshape(len(labels), -1), part[kept]
+        )
 
     def with_row(self, name: str, coefficients: FloatArray, upper: float) -> Model:
         """The same model with one more row ``coefficients·x <= upper``."""
@@ -219,9 +221,7 @@ class Builder:
             lower, upper, integer.astype(bool), tuple(stages),
         )  # fmt: skip
 
-    def _block(
-        self, blocks: dict[str, Block], name: str, codes: Mapping[str, IntArray]
-    ) -> Block:
+    def _block(self, blocks: dict[str, Block], name: str, codes: Mapping[str, IntArray]) -> Block:
         start = sum(block.size for block in blocks.values())
         size = len(next(iter(codes.values()))) if codes else 1
         blocks[name] = Block(name, dict(codes), start, size)
@@ -244,7 +244,9 @@ def elastic(model: Model, blocks: Sequence[str]) -> Model:
     )
     short = rows[np.isfinite(model.row_lower[rows])]
     over = rows[np.isfinite(model.row_upper[rows])]
-    reach = np.abs(model.matrix) @ np.maximum(np.abs(model.column_upper), np.abs(model.column_lower))
+    reach = np.abs(model.matrix) @ np.maximum(
+        np.abs(model.column_upper), np.abs(model.column_lower)
+    )
     at = np.concatenate([short, over])
     sign = np.concatenate([np.ones(len(short)), -np.ones(len(over))])
     side = np.where(sign > 0, model.row_lower[at], model.row_upper[at])

@@ -61,7 +61,9 @@ def plot(instance: Instance, solution: Solution, path: str | os.PathLike[str]) -
     figure.suptitle(_headline(solution), fontsize=11)
     buffer = io.BytesIO()
     kind = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
-    figure.savefig(buffer, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None)
+    figure.savefig(
+        buffer, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None
+    )
     write_bytes_atomically(path, buffer.getvalue())
 
 
@@ -92,7 +94,13 @@ def _draw_flows(ax: Any, solution: Solution) -> None:
     ax.imshow(share, cmap="Greens", vmin=0, vmax=1, aspect="auto")
     ax.set_title("Share of an origin's requests by site", fontsize=10)
     ax.set_yticks(range(len(solution.sets["origin"])), solution.sets["origin"], fontsize=8)
-    ax.set_xticks(range(len(solution.sets["site"])), solution.sets["site"], fontsize=8, rotation=45, ha="right")
+    ax.set_xticks(
+        range(len(solution.sets["site"])),
+        solution.sets["site"],
+        fontsize=8,
+        rotation=45,
+        ha="right",
+    )
     for o, s in zip(*np.nonzero(share > 0.005), strict=True):
         colour = "white" if share[o, s] > 0.6 else "black"
         ax.text(s, o, f"{share[o, s]:.0%}", ha="center", va="center", fontsize=7, color=colour)

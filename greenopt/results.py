@@ -304,9 +304,7 @@ class Solution:
         }  # fmt: skip
         if problems:
             raise SolutionError(source, problems)
-        return cls(
-            **rest, status=Status(status), sets=sets, decision=decision, stages=stages
-        )
+        return cls(**rest, status=Status(status), sets=sets, decision=decision, stages=stages)
 
 
 class _Getter:
@@ -358,7 +356,9 @@ def _stage(
         value = given.get(name)
         if value is None and name == "bound":
             value = -np.inf
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        elif (
+            isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value)
+        ):
             problems.append(Problem(f"{path}.{name}", f"is {value!r}, expected a finite number"))
             value = np.nan
         values[name] = float(value)

@@ -206,7 +206,9 @@ class _Run:
             bound = dual_bound(model, model.stages[number].c, relaxed.row_dual)
             marginals = formulation.marginals_of(model, relaxed.row_dual)
         if not model.is_integer:
-            return StageResult(value, bound, "own-dual" if np.isfinite(bound) else "none", marginals)
+            return StageResult(
+                value, bound, "own-dual" if np.isfinite(bound) else "none", marginals
+            )
         if raw.tree_bound > bound:
             return StageResult(value, raw.tree_bound, "tree", marginals)
         return StageResult(value, bound, "lp", marginals)
@@ -215,12 +217,16 @@ class _Run:
         self, raw: RawResult, stages: list[StageResult], found: Any, scale: float
     ) -> Status:
         if found is None:
-            return {
-                Termination.INFEASIBLE: Status.INFEASIBLE,
-                Termination.UNBOUNDED: Status.UNBOUNDED,
-                Termination.LIMIT: Status.LIMIT,
-                Termination.INTERRUPTED: Status.LIMIT,
-            }.get(raw.termination, Status.ERROR) if "contradiction" not in self.report else Status.ERROR
+            return (
+                {
+                    Termination.INFEASIBLE: Status.INFEASIBLE,
+                    Termination.UNBOUNDED: Status.UNBOUNDED,
+                    Termination.LIMIT: Status.LIMIT,
+                    Termination.INTERRUPTED: Status.LIMIT,
+                }.get(raw.termination, Status.ERROR)
+                if "contradiction" not in self.report
+                else Status.ERROR
+            )
         if found.violations:
             self.report["contradiction"] = {
                 "solver": raw.message,

@@ -95,10 +95,13 @@ def load_highspy() -> Any:
             "greenopt's solver before it or run greenopt in another process: highspy 1.15 and "
             "ortools 9.12 or newer ship clashing copies of libhighs"
         ) from error
-    version = tuple(int(part) for part in highspy.Highs().version().split(".")[:3])
+    text = highspy.Highs().version()  # type: ignore[no-untyped-call]
+    version = tuple(int(part) for part in text.split(".")[:3])
     if version < MINIMUM_VERSION:
         found, need = (".".join(map(str, v)) for v in (version, MINIMUM_VERSION))
-        raise SolverError(f"HiGHS {found} is loaded, greenopt needs {need}: older ones err on MILPs")
+        raise SolverError(
+            f"HiGHS {found} is loaded, greenopt needs {need}: older ones err on MILPs"
+        )
     return highspy
 
 
@@ -189,9 +192,7 @@ def _pass(highspy: Any, highs: Any, scaled: Any, integer: Any) -> None:
         raise SolverError("HiGHS refuses the model (a coefficient is not finite or too large)")
 
 
-def _result(
-    highspy: Any, highs: Any, scaled: Any, runtime_s: float, integer: bool
-) -> RawResult:
+def _result(highspy: Any, highs: Any, scaled: Any, runtime_s: float, integer: bool) -> RawResult:
     status, info = highs.getModelStatus(), highs.getInfo()
     kinds = highspy.HighsModelStatus
     termination = {
@@ -238,7 +239,12 @@ def write_model(model: Model, path: str | os.PathLike[str], kind: str) -> None:
     highspy = load_highspy()
     highs = highspy.Highs()
     highs.silent()
-    _pass(highspy, highs, unscaled(model, model.stages[0].c), model.integer if model.is_integer else None)
+    _pass(
+        highspy,
+        highs,
+        unscaled(model, model.stages[0].c),
+        model.integer if model.is_integer else None,
+    )
     for number, name in enumerate(model.column_names):
         highs.passColName(number, name)
     for number, name in enumerate(model.row_names):

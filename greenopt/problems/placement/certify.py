@@ -140,7 +140,9 @@ class _Certifier:
     def _price_budgets(self) -> None:
         for budget in self.inst.budgets:
             axes = tuple(a for a in ("period", "site") if a in budget.limit.axes)
-            sizes = [n if a in axes else 1 for a, n in zip(("period", "site"), self.shape, strict=True)]
+            sizes = [
+                n if a in axes else 1 for a, n in zip(("period", "site"), self.shape, strict=True)
+            ]
             limit = budget.limit.over(("period", "site"), sizes)
             multiplier = np.minimum(self._multiplier(f"budget.{budget.name}", axes), 0.0)
             multiplier = np.where(np.isfinite(limit), multiplier.reshape(sizes), 0.0)
@@ -193,7 +195,9 @@ class _Certifier:
             cost = self._cost_of_running(profile, index)
             cost = cost + per_watt * self._watts(profile, index)[1]
             cost = cost - profile.gpus_per_instance * gpus[:, :, h]
-            cost = cost + per_load * self.duration[:, None] * level.requests_per_s + even[:, :, index]
+            cost = (
+                cost + per_load * self.duration[:, None] * level.requests_per_s + even[:, :, index]
+            )
             most = self._most(profile, index)
             self._columns(np.where(self._holds(profile), cost, 0.0), most)
             for k in self._classes(profile):
@@ -216,7 +220,10 @@ class _Certifier:
         zero = np.zeros(self.shape)
         network = inst.rtt_s + inst.last_mile_s[:, None]
         ttft = network + _mean_prefill(c, profile, level)
-        price = self.price.get("requests", zero)[:, None, :] + ttft * self.price.get("ttft_request_s", zero)[:, None, :]
+        price = (
+            self.price.get("requests", zero)[:, None, :]
+            + ttft * self.price.get("ttft_request_s", zero)[:, None, :]
+        )
         egress = c.egress_bytes_per_request / 1e9 * inst.egress_usd_per_gb
         price = price + egress * self.price.get("cost_egress_usd", zero)[:, None, :]
         price = price + self._custom_per_request(k, mode)
@@ -254,7 +261,11 @@ class _Certifier:
             may &= inst.rtt_s + inst.last_mile_s[:, None] + own <= k.ttft_limit_s * grown
         model = self.inst.models[self.sets["model"].index(k.model)]
         gpu = self.inst.gpu_types[self.sets["gpu_type"].index(profile.gpu_type)]
-        if model.weight_bytes is None or model.kv_bytes_per_token is None or gpu.memory_bytes is None:
+        if (
+            model.weight_bytes is None
+            or model.kv_bytes_per_token is None
+            or gpu.memory_bytes is None
+        ):
             return may
         seconds = _mean_prefill(k, profile, level) + k.output_tokens.mean * measured.itl_s["mean"]
         held = measured.requests_per_s * seconds / k.work_per_request[profile.mode]
@@ -349,6 +360,7 @@ class _Certifier:
 
 
 def _mean_prefill(k: RequestClass, profile: Profile, level: int) -> float:
-    times = np.interp(k.prompt_tokens.values, profile.prefill_tokens, profile.levels[level].prefill_s)
+    times = np.interp(
+        k.prompt_tokens.values, profile.prefill_tokens, profile.levels[level].prefill_s
+    )
     return float(times @ np.array(k.prompt_tokens.probabilities))
-

@@ -22,6 +22,18 @@ PER_REQUEST = ("energy_kwh", "carbon_kg", "water_l", "water_consumption_l", "cos
 """Metrics given by class per request and per 1,000 tokens (cost without the demand charge)."""
 
 
+GRID = (
+    "requests",
+    "ttft_request_s",
+    "energy_kwh",
+    "carbon_kg",
+    "water_l",
+    "cost_usd",
+    "gpu_h",
+)
+"""Metrics given by period and site (cost without the demand charge)."""
+
+
 class Violation(NamedTuple):
     """One requirement a plan does not meet."""
 
@@ -91,8 +103,12 @@ class _Checker:
         self.duration = np.array(inst.periods.duration_s)
         self.shape = (len(self.duration), len(inst.sites))
         self.profile_of = {(p.model, p.mode): i for i, p in enumerate(inst.profiles)}
-        self.flow = self._entries(decision, "flow", ("period", "origin", "class", "site", "mode", "level"))
-        self.run_ = self._entries(decision, "instances", ("period", "site", "model", "mode", "level"))
+        self.flow = self._entries(
+            decision, "flow", ("period", "origin", "class", "site", "mode", "level")
+        )
+        self.run_ = self._entries(
+            decision, "instances", ("period", "site", "model", "mode", "level")
+        )
         self.unmet = self._entries(decision, "unmet", ("period", "origin", "class"))
         for name in set(decision) - {"flow", "instances", "unmet"}:
             self._violated("decision", f"array {name!r} is not part of a placement plan", 1.0)
@@ -148,7 +164,9 @@ class _Checker:
         bad = (profile < 0) | (entries["level"] >= depth[profile])
         for i in np.flatnonzero(bad)[:5]:
             model = self.sets["model"][models[i]]
-            where = f"{model} in {self.sets['mode'][entries['mode'][i]]} level {entries['level'][i]}"
+            where = (
+                f"{model} in {self.sets['mode'][entries['mode'][i]]} level {entries['level'][i]}"
+            )
             self._violated("profile", f"{where} does not exist", float(entries["value"][i]))
         return profile
 
@@ -218,7 +236,9 @@ class _Checker:
         """Work arriving at a level equals what its running instances serve."""
         axes = ("period", "site", "profile", "level")
         k, f, r = self.inst.classes, self.flow, self.run_
-        work = np.array([[c.work_per_request.get(p.mode, 0.0) for p in self.inst.profiles] for c in k])
+        work = np.array(
+            [[c.work_per_request.get(p.mode, 0.0) for p in self.inst.profiles] for c in k]
+        )
         f["work"] = f["value"] * work[f["class"], f["profile"]]
         arriving = self._sum(f, f["work"], axes)
         serving = self._sum(r, r["value"] * r["rate"] * self.duration[r["period"]], axes)
@@ -232,7 +252,9 @@ class _Checker:
             at = tuple(f[a][live] for a in ("period", "origin", "class", "site", "mode"))
             closed = ~inst.reachable[at]
             if closed.any():
-                self._violated("reachability", f"{closed.sum()} flows", f["value"][live][closed].sum())
+                self._violated(
+                    "reachability", f"{closed.sum()} flows", f["value"][live][closed].sum()
+                )
         used = np.unique(
             np.array([f[a][live] for a in ("origin", "class", "site", "profile", "level")]), axis=1
         )
@@ -258,13 +280,18 @@ class _Checker:
             self._limit(f"TBT {k.tbt_statistic}", where, itl, k.tbt_limit_s)
         model = next(m for m in inst.models if m.name == k.model)
         gpu = next(h for h in inst.gpu_types if h.name == p.gpu_type)
-        if None not in (model.weight_bytes, model.kv_bytes_per_token, gpu.memory_bytes):
-            tokens_out = k.output_tokens.mean
-            seconds = mean_prefill + tokens_out * measured.itl_s["mean"]
-            batch = measured.requests_per_s / k.work_per_request[p.mode] * seconds
-            held = batch * (k.prompt_tokens.mean + tokens_out) * model.kv_bytes_per_token  # type: ignore[operator]
-            memory = p.gpus_per_instance * gpu.memory_bytes * gpu.usable_memory_fraction  # type: ignore[operator]
-            self._limit("memory", where, held + model.weight_bytes, memory)
+        if (
+            model.weight_bytes is None
+            or model.kv_bytes_per_token is None
+            or gpu.memory_bytes is None
+        ):
+            return
+        tokens_out = k.output_tokens.mean
+        seconds = mean_prefill + tokens_out * measured.itl_s["mean"]
+        batch = measured.requests_per_s / k.work_per_request[p.mode] * seconds
+        held = batch * (k.prompt_tokens.mean + tokens_out) * model.kv_bytes_per_token
+        memory = p.gpus_per_instance * gpu.memory_bytes * gpu.usable_memory_fraction
+        self._limit("memory", where, held + model.weight_bytes, memory)
 
     def _limit(self, what: str, where: str, value: float, limit: float) -> None:
         if value > limit * (1 + self.tolerance):
@@ -293,49 +320,50 @@ class _Checker:
     # -- metrics ---------------------------------------------------------------------------------
 
     def _metrics(self) -> None:
-        """Every metric by period and site, then its totals."""
-        at = self._by_period_and_site()
-        self.at = at
-        result = self.result
-        peak_kw = self.facility_w.max(axis=0) / 1000
-        charge = self.inst.demand_charge_usd_per_kw
-        self.demand_usd = peak_kw * (0.0 if charge is None else charge)
-        by_site = {name: grid.sum(axis=0) for name, grid in at.items()}
-        by_site["cost_demand_usd"] = self.demand_usd
-        by_site["cost_usd"] = by_site["cost_usd"] + self.demand_usd
-        self.by_site = by_site
-        totals = {name: float(values.sum()) for name, values in by_site.items()}
-        prices = np.array([k.unmet_price_usd or 0.0 for k in self.inst.classes])
-        self.unmet_by_period = {
-            "unmet_requests": self._sum(self.unmet, self.unmet["value"], ("period",)),
-            "unmet_usd": self._sum(
-                self.unmet, self.unmet["value"] * prices[self.unmet["class"]], ("period",)
-            ),
-        }
-        totals |= {name: float(v.sum()) for name, v in self.unmet_by_period.items()}
-        embodied = self._embodied_kg()
-        by_site["carbon_embodied_kg"] = embodied.sum(axis=0)
-        by_site["carbon_total_kg"] = by_site["carbon_operational_kg"] + by_site["carbon_embodied_kg"]
-        for name in ("carbon_embodied_kg", "carbon_total_kg"):
-            totals[name] = float(by_site[name].sum())
-        totals |= self._ttft_distribution()
-        result.metrics = {
-            name: totals[name] for name in (*METRICS, *(c.name for c in self.inst.custom_metrics)) if name in totals
-        }
-        result.metrics["ttft_mean_s"] = _ratio(totals["ttft_request_s"], totals["requests"])
-        by_period = {name: grid.sum(axis=1) for name, grid in at.items()} | self.unmet_by_period
-        by_period["carbon_embodied_kg"] = embodied.sum(axis=1)
-        result.metrics_by = {
-            "site": _with_mean(by_site),
+        """Every metric by period and site, then along each axis and in total."""
+        self.at = self._by_period_and_site()
+        self.by_site = self._by_site()
+        self.unmet_by_period = self._unmet_by_period()
+        by_period = {n: grid.sum(axis=1) for n, grid in self.at.items()} | self.unmet_by_period
+        by_period["carbon_embodied_kg"] = self._embodied_kg().sum(axis=1)
+        self.result.metrics = self._totals()
+        self.result.metrics_by = {
+            "site": _with_mean(self.by_site),
             "period": _with_mean(by_period),
             "class": self._by_class(),
-            "period,site": _with_mean(
-                {
-                    name: at[name]
-                    for name in ("requests", "ttft_request_s", "energy_kwh", "carbon_kg", "water_l", "cost_usd", "gpu_h")
-                }
-            ),
+            "period,site": _with_mean({name: self.at[name] for name in GRID}),
         }
+
+    def _by_site(self) -> dict[str, Any]:
+        """Totals by site, with what belongs to no single period."""
+        by_site = {name: grid.sum(axis=0) for name, grid in self.at.items()}
+        charge = self.inst.demand_charge_usd_per_kw
+        peak_kw = self.facility_w.max(axis=0) / 1000
+        by_site["cost_demand_usd"] = peak_kw * (0.0 if charge is None else charge)
+        by_site["cost_usd"] = by_site["cost_usd"] + by_site["cost_demand_usd"]
+        embodied = self._embodied_kg().sum(axis=0)
+        by_site["carbon_embodied_kg"] = embodied
+        by_site["carbon_total_kg"] = by_site["carbon_operational_kg"] + embodied
+        return by_site
+
+    def _unmet_by_period(self) -> dict[str, Any]:
+        prices = np.array([k.unmet_price_usd or 0.0 for k in self.inst.classes])
+        value = self.unmet["value"]
+        return {
+            "unmet_requests": self._sum(self.unmet, value, ("period",)),
+            "unmet_usd": self._sum(self.unmet, value * prices[self.unmet["class"]], ("period",)),
+        }
+
+    def _totals(self) -> dict[str, float | None]:
+        found: dict[str, float | None] = {
+            name: float(values.sum())
+            for name, values in {**self.by_site, **self.unmet_by_period}.items()
+        }
+        found |= self._ttft_distribution()
+        requests = self.by_site["requests"].sum()
+        found["ttft_mean_s"] = _ratio(self.by_site["ttft_request_s"].sum(), requests)
+        order = (*METRICS, *(custom.name for custom in self.inst.custom_metrics))
+        return {name: found[name] for name in order}
 
     def _by_period_and_site(self) -> dict[str, Any]:
         inst, r, f = self.inst, self.run_, self.flow
@@ -353,7 +381,9 @@ class _Checker:
         running = {
             "energy_kwh": facility,
             "energy_it_kwh": it,
-            "carbon_operational_kg": carbon.operational_kg(facility, inst.carbon_g_per_kwh[r["at"]]),
+            "carbon_operational_kg": carbon.operational_kg(
+                facility, inst.carbon_g_per_kwh[r["at"]]
+            ),
             "carbon_embodied_running_kg": self._embodied_of_running(seconds),
             "water_evaporation_l": evaporated,
             "water_blowdown_l": blown,
@@ -367,7 +397,9 @@ class _Checker:
         served = {
             "requests": f["value"],
             "ttft_request_s": f["value"] * f["ttft_s"],
-            "cost_egress_usd": f["value"] * sent_gb * inst.egress_usd_per_gb[f["origin"], f["site"]],
+            "cost_egress_usd": f["value"]
+            * sent_gb
+            * inst.egress_usd_per_gb[f["origin"], f["site"]],
         }
         self.running, self.served = running, served
         at = {n: self._sum(r, v, ("period", "site")) for n, v in running.items()}
@@ -399,7 +431,9 @@ class _Checker:
             for p, profile in enumerate(inst.profiles):
                 if profile.model == c.model:
                     for i, level in enumerate(profile.levels):
-                        times = np.interp(c.prompt_tokens.values, profile.prefill_tokens, level.prefill_s)
+                        times = np.interp(
+                            c.prompt_tokens.values, profile.prefill_tokens, level.prefill_s
+                        )
                         table[k, p, i] = times @ np.array(c.prompt_tokens.probabilities)
         network = inst.rtt_s[f["origin"], f["site"]] + inst.last_mile_s[f["origin"]]
         return network + table[f["class"], f["profile"], f["level"]]
@@ -432,7 +466,9 @@ class _Checker:
 
     def _embodied_rate(self) -> Any:
         """Embodied carbon of one GPU and second by type, kg."""
-        return np.array([carbon.embodied_kg(h.embodied_kg, h.lifetime_s, 1, 1) for h in self.inst.gpu_types])
+        return np.array(
+            [carbon.embodied_kg(h.embodied_kg, h.lifetime_s, 1, 1) for h in self.inst.gpu_types]
+        )
 
     def _embodied_of_running(self, seconds: Any) -> Any:
         if self.inst.embodied_charge == "installed":
@@ -465,14 +501,17 @@ class _Checker:
         total["carbon_kg"] = total["carbon_operational_kg"] + total["carbon_embodied_running_kg"]
         total["water_consumption_l"] = total["water_evaporation_l"] + total["water_grid_l"]
         total["water_l"] = total["water_consumption_l"] + total["water_blowdown_l"]
-        total["cost_usd"] = total["cost_energy_usd"] + total["cost_gpu_usd"] + total["cost_egress_usd"]
+        total["cost_usd"] = (
+            total["cost_energy_usd"] + total["cost_gpu_usd"] + total["cost_egress_usd"]
+        )
         tokens = np.array([k.prompt_tokens.mean + k.output_tokens.mean for k in inst.classes])
         result = _with_mean(total)
         for name in PER_REQUEST:
             each = [_ratio(a, b) for a, b in zip(total[name], total["requests"], strict=True)]
             result[f"{name}_per_request"] = each
             result[f"{name}_per_1000_tokens"] = [
-                None if a is None or not n else a / n * 1000 for a, n in zip(each, tokens, strict=True)
+                None if a is None or not n else a / n * 1000
+                for a, n in zip(each, tokens, strict=True)
             ]
         return result
 
@@ -483,9 +522,7 @@ class _Checker:
             axes = budget.limit.axes
             mean = budget.metric == "ttft_mean_s"
             value = self._over(budget.metric if not mean else "ttft_request_s", axes)
-            limit = budget.limit.over(
-                [a for a in ("period", "site") if a in axes], np.shape(value)
-            )
+            limit = budget.limit.over([a for a in ("period", "site") if a in axes], np.shape(value))
             if mean:
                 requests = self._over("requests", axes)
                 value = np.where(requests > 0, value / np.where(requests > 0, requests, 1.0), 0.0)
@@ -549,7 +586,7 @@ class _Checker:
         }
 
 
-def _ratio(a: float, b: float) -> float | None:
+def _ratio(a: Any, b: Any) -> float | None:
     return float(a) / float(b) if b > 0 else None
 
 

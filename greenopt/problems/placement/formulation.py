@@ -17,6 +17,7 @@ from greenopt.labelled import FloatArray, IntArray, LabelledArray
 from greenopt.model import Block, Builder, Model, StageObjective
 from greenopt.physics import carbon, energy, kv_cache, latency, water
 from greenopt.problems.placement.instance import (
+    FLOW_AXES,
     PlacementInstance,
     Profile,
     RequestClass,
@@ -95,11 +96,9 @@ def services(inst: PlacementInstance) -> list[Service]:
         ).reshape(len(classes), _n(profile), len(inst.origins), len(inst.sites))
         offered = eligible & holds
         if inst.reachable is not None:
-            reach = inst.reachable[:, :, :, :, mode[profile.mode]].any(axis=0)
+            reach: Any = inst.reachable[:, :, :, :, mode[profile.mode]].any(axis=0)
             offered &= np.moveaxis(reach[:, classes], 0, 1)[:, None]
-        result.append(
-            Service(index, profile, holds, classes, eligible, _groups(profile, offered))
-        )
+        result.append(Service(index, profile, holds, classes, eligible, _groups(profile, offered)))
     return result
 
 
@@ -188,7 +187,9 @@ class Formulation:
             self._used = self._builder.add_columns("used", self._run.codes, 0, 1, integer=True)
         self._site, self._period = self._scopes()
         self._add_rows()
-        self.model: Model = self._builder.build([self._stage(i) for i in range(len(labels["stage"]))])
+        self.model: Model = self._builder.build(
+            [self._stage(i) for i in range(len(labels["stage"]))]
+        )
 
     # -- columns -------------------------------------------------------------------------------
 
@@ -237,7 +238,7 @@ class Formulation:
         codes = {"period": t, "site": s, "model": n, "mode": m, "level": level}
         return self._builder.add_columns("instances", codes, 0, upper), p
 
-    def _most_instances(self, service: Service, t: Any, s: Any, level: Any) -> FloatArray:
+    def _most_instances(self, service: Service, t: Any, s: Any, level: Any) -> Any:
         """GPUs allow so many, and demand needs no more."""
         inst, profile = self.instance, service.profile
         h = inst.sets["gpu_type"].index(profile.gpu_type)
@@ -290,7 +291,10 @@ class Formulation:
             size = np.abs(self._vector(term.metric)) * np.where(np.isfinite(upper), upper, np.inf)
             size = np.nan_to_num(size, nan=0.0, posinf=np.inf)
             reach.append(np.bincount(site[site >= 0], size[site >= 0]).max())
-        codes = {"stage": np.array([i for i, _, _ in found]), "term": np.array([j for _, j, _ in found])}
+        codes = {
+            "stage": np.array([i for i, _, _ in found]),
+            "term": np.array([j for _, j, _ in found]),
+        }
         self._builder.add_columns("site_max", codes, -np.array(reach), np.array(reach))
         return found
 
@@ -326,7 +330,7 @@ class Formulation:
         return table[self._run_service, self._run.codes["level"]]
 
     @cached_property
-    def _it_and_facility_w(self) -> tuple[FloatArray, FloatArray]:
+    def _it_and_facility_w(self) -> tuple[Any, Any]:
         boundary = self.instance.profiles[0].power_boundary
         power = self._per_level(lambda _, level: level.power_w)
         adder = self._per_run(lambda service: service.profile.host_adder_w or 0.0)
@@ -334,12 +338,17 @@ class Formulation:
         return energy.it_and_facility_power_w(power, boundary, pue, adder)
 
     @property
-    def _facility_w(self) -> FloatArray:
+    def _facility_w(self) -> Any:
         return self._it_and_facility_w[1]
 
     @cached_property
     def _run_duration_s(self) -> FloatArray:
         return self.duration_s[self._run.codes["period"]]
+
+    @cached_property
+    def _served_per_run(self) -> FloatArray:
+        """Reference requests that an instance serves in a period."""
+        return self._run_duration_s * self._per_level(lambda _, level: level.requests_per_s)
 
     @cached_property
     def _run_gpus(self) -> FloatArray:
@@ -367,7 +376,7 @@ class Formulation:
             return {} if charge is None else {"peak_kw": np.asarray(charge)}
         return {"instances": self._per_instance(name)}
 
-    def _per_instance(self, name: str) -> FloatArray:
+    def _per_instance(self, name: str) -> Any:
         """Coefficient of one running instance in a period."""
         inst = self.instance
         t, s = self._run.codes["period"], self._run.codes["site"]
@@ -385,7 +394,7 @@ class Formulation:
         if name == "energy_it_kwh":
             return it
         if name == "carbon_operational_kg":
-            return np.asarray(carbon.operational_kg(facility, inst.carbon_g_per_kwh[t, s]))
+            return carbon.operational_kg(facility, inst.carbon_g_per_kwh[t, s])
         if name == "cost_energy_usd":
             return facility * inst.price_usd_per_mwh[t, s] / 1000
         if name == "water_grid_l":
@@ -400,12 +409,12 @@ class Formulation:
         types = self.instance.sets["gpu_type"]
         return np.array([types.index(s.profile.gpu_type) for s in self.services])[self._run_service]
 
-    def _embodied_kg(self) -> FloatArray:
+    def _embodied_kg(self) -> Any:
         if self.instance.embodied_charge == "installed":
             return np.zeros(self._run.size)
         kg = np.array([gpu.embodied_kg for gpu in self.instance.gpu_types])[self._run_gpu_type]
         life = np.array([gpu.lifetime_s for gpu in self.instance.gpu_types])[self._run_gpu_type]
-        return np.asarray(carbon.embodied_kg(kg, life, self._run_gpus, self._run_duration_s))
+        return carbon.embodied_kg(kg, life, self._run_gpus, self._run_duration_s)
 
     def _unmet_coefficients(self, name: str) -> Coefficients:
         if "unmet" not in self._builder.columns:
@@ -463,7 +472,9 @@ class Formulation:
 
     def _add_demand(self) -> None:
         demand = self.instance.demand_requests
-        codes = dict(zip(("period", "origin", "class"), np.indices(demand.shape).reshape(3, -1), strict=True))
+        codes = dict(
+            zip(("period", "origin", "class"), np.indices(demand.shape).reshape(3, -1), strict=True)
+        )
         rows = self._builder.add_rows("demand", codes, demand.ravel(), demand.ravel())
         for name in ("flow", "unmet"):
             if block := self._builder.columns.get(name):
@@ -507,8 +518,7 @@ class Formulation:
             _positions(flow),
             work[flow.codes["class"], self._flow_service],
         )
-        served = self._run_duration_s * self._per_level(lambda _, level: level.requests_per_s)
-        self._builder.add_entries(rows.start + run_row, _positions(run), -served)
+        self._builder.add_entries(rows.start + run_row, _positions(run), -self._served_per_run)
         self._load_row_of_run = run_row
 
     def _add_gpus(self) -> None:
@@ -574,7 +584,9 @@ class Formulation:
         """For each budget: its rows (limit, period, site; -1 for a whole axis) and coefficients."""
         for b, budget in enumerate(self.instance.budgets):
             axes = budget.limit.axes
-            size = [n if axis in axes else 1 for axis, n in zip(("period", "site"), shape, strict=True)]
+            size = [
+                n if axis in axes else 1 for axis, n in zip(("period", "site"), shape, strict=True)
+            ]
             limit = budget.limit.over(("period", "site"), size)
             cells = np.nonzero(np.isfinite(limit))
             number = np.full(limit.shape, -1)
@@ -587,7 +599,10 @@ class Formulation:
             row = number[t, s]
             columns, row, t, s = (a[row >= 0] for a in (columns, row, t, s))
             values = vector[columns] - (limit[t, s] if mean else 0.0)
-            named = [c if axis in axes else np.full_like(c, -1) for axis, c in zip(("period", "site"), cells, strict=True)]
+            named = [
+                c if axis in axes else np.full_like(c, -1)
+                for axis, c in zip(("period", "site"), cells, strict=True)
+            ]
             right = np.zeros(len(cells[0])) if mean else limit[cells]
             yield b, right, *named, row, columns, values
 
@@ -643,43 +658,48 @@ class Formulation:
         The flow of a group is spread over its levels in proportion to the load they serve, the
         same for every class: latency does not tell the levels of a group apart.
         """
-        run, flow = self._run, self._flow
-        y = np.maximum(x[run.slice], 0.0)
-        served = y * self._run_duration_s * self._per_level(lambda _, level: level.requests_per_s)
-        by_group = np.bincount(self._load_row_of_run, served)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(served > 0, served / by_group[self._load_row_of_run], 0.0)
-        shape = (len(self.duration_s), len(self.instance.sites), len(self.services), len(self.instance.sets["level"]))
-        table = np.zeros(shape)
-        table[run.codes["period"], run.codes["site"], self._run_service, run.codes["level"]] = share
-        value = np.maximum(x[flow.slice], 0.0)
+        x = np.maximum(x, 0.0)
+        result = {
+            "flow": self._flow_by_level(x),
+            "instances": self.model.pick(self._run, "instances", x),
+        }
+        if unmet := self.model.columns.get("unmet"):
+            result["unmet"] = self.model.pick(unmet, "requests", x)
+        return result
+
+    def _flow_by_level(self, x: FloatArray) -> LabelledArray:
+        f, sets = self._flow.codes, self.instance.sets
+        value, share = x[self._flow.slice], self._share_of_group(x)
         codes, amounts = [], []
-        f = flow.codes
         for service in self.services:
             for level, group in enumerate(service.group):
                 here = np.flatnonzero(
                     (self._flow_service == service.index) & (f["group"] == group) & (value > 0)
                 )
-                part = value[here] * table[f["period"][here], f["site"][here], service.index, level]
+                part = value[here] * share[f["period"][here], f["site"][here], service.index, level]
                 kept = here[part > 0]
-                axes = ("period", "origin", "class", "site", "mode")
-                codes.append(np.array([*(f[a][kept] for a in axes), np.full(len(kept), level)]))
+                codes.append(
+                    np.array([*(f[a][kept] for a in FLOW_AXES), np.full(len(kept), level)])
+                )
                 amounts.append(part[part > 0])
-        sets = self.instance.sets
-        axes = ("period", "origin", "class", "site", "mode", "level")
+        axes = (*FLOW_AXES, "level")
         every, total = np.concatenate(codes, axis=1), np.concatenate(amounts)
         order = np.lexsort(every[::-1])
-        result = {
-            "flow": LabelledArray(
-                "flow", "requests", {a: sets[a] for a in axes}, every[:, order], total[order]
-            ),
-            "instances": self.model.pick(run, "instances", np.maximum(x, 0.0)),
-        }
-        if "unmet" in self.model.columns:
-            result["unmet"] = self.model.pick(
-                self.model.columns["unmet"], "requests", np.maximum(x, 0.0)
-            )
-        return result
+        labels = {axis: sets[axis] for axis in axes}
+        return LabelledArray("flow", "requests", labels, every[:, order], total[order])
+
+    def _share_of_group(self, x: FloatArray) -> FloatArray:
+        """Share of its group's load that each level serves, by period, site, profile, level."""
+        c = self._run.codes
+        served = x[self._run.slice] * self._served_per_run
+        by_group = np.bincount(self._load_row_of_run, served)[self._load_row_of_run]
+        sets = self.instance.sets
+        shape = (len(sets["period"]), len(sets["site"]), len(self.services), len(sets["level"]))
+        table = np.zeros(shape)
+        table[c["period"], c["site"], self._run_service, c["level"]] = np.divide(
+            served, by_group, out=np.zeros_like(served), where=served > 0
+        )
+        return table
 
     def marginals_of(self, model: Model, row_dual: FloatArray) -> dict[str, LabelledArray]:
         """Row multipliers by name; those of `load` rows by level, as the plain statement has them.
@@ -716,7 +736,7 @@ class Formulation:
         result = {}
         for b, budget in enumerate(self.instance.budgets):
             rows = np.flatnonzero((block.codes["budget"] == b) & (values != 0))
-            axes = [axis for axis in ("period", "site") if axis in budget.limit.axes]
+            axes = [str(a) for a in ("period", "site") if a in budget.limit.axes]
             codes = np.array([block.codes[axis][rows] for axis in axes], dtype=np.int64)
             name = f"budget.{budget.name}"
             labels = {axis: sets[axis] for axis in axes}
@@ -762,4 +782,3 @@ def _positions(block: Block) -> IntArray:
 def formulate(instance: PlacementInstance) -> Formulation:
     """Build the model of an instance."""
     return Formulation(instance)
-

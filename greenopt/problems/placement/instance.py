@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -27,9 +28,10 @@ from greenopt.instance import (
     line_errors,
     shape_problems,
 )
+from greenopt.labelled import BoolArray, FloatArray
 from greenopt.physics.energy import PowerBoundary
 from greenopt.physics.latency import quantile
-from greenopt.problems.placement.metrics import METRICS, SITELESS
+from greenopt.problems.placement.metrics import METRICS, PERIODLESS, SITELESS
 
 Statistic = Literal["mean", "p50", "p90", "p95", "p99", "max"]
 Found = list[tuple[tuple[int | str, ...], str]]
@@ -244,10 +246,15 @@ class CustomMetric(Part):
     unit: Text
     """Unit of the metric."""
 
-    per_request: Annotated[Any, Quantity(None, "units of the metric per request", optional=True)] = None
+    per_request: Annotated[
+        AxisArray | None, Quantity(None, "units of the metric per request", optional=True)
+    ] = None
     """Coefficient of a served request over any of period, origin, class, site, mode."""
 
-    per_instance_s: Annotated[Any, Quantity(None, "units of the metric per instance and second", optional=True)] = None
+    per_instance_s: Annotated[
+        AxisArray | None,
+        Quantity(None, "units of the metric per instance and second", optional=True),
+    ] = None
     """Coefficient of a running instance and second over any of period, site, model, mode, level."""
 
 
@@ -286,12 +293,12 @@ class Budget(Part):
     metric: Text
     """An additive metric, a custom metric, or ttft_mean_s."""
 
-    limit: Annotated[Any, Quantity(None, "units of the metric", null=float("inf"))]
+    limit: Annotated[AxisArray, Quantity(None, "units of the metric", null=float("inf"))]
     """Limit over any of period and site (no axes: the total); null entries do not limit."""
 
 
 def _increasing(values: Sequence[float]) -> bool:
-    return all(a < b for a, b in zip(values, values[1:], strict=False))
+    return all(a < b for a, b in pairwise(values))
 
 
 def _duplicates(names: Iterable[str]) -> list[str]:
@@ -370,58 +377,62 @@ class PlacementInstance(Instance):
     """Instances at any levels, or all instances of a model and mode at a site at one level."""
 
     demand_requests: Annotated[
-        Any, Quantity(("period", "origin", "class"), "requests in the period", minimum=0)
+        FloatArray, Quantity(("period", "origin", "class"), "requests in the period", minimum=0)
     ]
     """Requests arriving in each period."""
 
     gpus: Annotated[
-        Any, Quantity(("period", "site", "gpu_type"), "GPUs", minimum=0, null=float("inf"))
+        FloatArray, Quantity(("period", "site", "gpu_type"), "GPUs", minimum=0, null=float("inf"))
     ]
     """GPUs available; null entries are unlimited."""
 
-    carbon_g_per_kwh: Annotated[Any, Quantity(_PS, "g CO2e/kWh")]
+    carbon_g_per_kwh: Annotated[FloatArray, Quantity(_PS, "g CO2e/kWh")]
     """Carbon intensity of electricity; may be negative when marginal."""
 
-    price_usd_per_mwh: Annotated[Any, Quantity(_PS, "USD/MWh")]
+    price_usd_per_mwh: Annotated[FloatArray, Quantity(_PS, "USD/MWh")]
     """Electricity price; may be negative."""
 
-    pue: Annotated[Any, Quantity(_PS, "1", minimum=1)]
+    pue: Annotated[FloatArray, Quantity(_PS, "1", minimum=1)]
     """Power usage effectiveness: facility power over server power."""
 
-    wue_l_per_kwh: Annotated[Any, Quantity(_PS, "L per IT kWh", minimum=0)]
+    wue_l_per_kwh: Annotated[FloatArray, Quantity(_PS, "L per IT kWh", minimum=0)]
     """On-site make-up water per server kWh (blowdown included)."""
 
-    cycles_of_concentration: Annotated[Any, Quantity(("site",), "1", above=1)]
+    cycles_of_concentration: Annotated[FloatArray, Quantity(("site",), "1", above=1)]
     """Cooling-tower cycles s: evaporation is (s-1)/s of the make-up, blowdown 1/s."""
 
-    ewif_l_per_kwh: Annotated[Any, Quantity(_PS, "L per facility kWh", minimum=0)]
+    ewif_l_per_kwh: Annotated[FloatArray, Quantity(_PS, "L per facility kWh", minimum=0)]
     """Water consumed per kWh of electricity generated."""
 
-    rtt_s: Annotated[Any, Quantity(("origin", "site"), "s", minimum=0)]
+    rtt_s: Annotated[FloatArray, Quantity(("origin", "site"), "s", minimum=0)]
     """Median round-trip time between regions."""
 
-    last_mile_s: Annotated[Any, Quantity(("origin",), "s", minimum=0)]
+    last_mile_s: Annotated[FloatArray, Quantity(("origin",), "s", minimum=0)]
     """Round trip between user and origin region, added to rtt_s."""
 
-    egress_usd_per_gb: Annotated[Any, Quantity(("origin", "site"), "USD/GB", minimum=0)]
+    egress_usd_per_gb: Annotated[FloatArray, Quantity(("origin", "site"), "USD/GB", minimum=0)]
     """Price of a GB sent from site to origin."""
 
     gpu_usd_per_hour: Annotated[
-        Any, Quantity(("site", "gpu_type"), "USD per GPU hour", minimum=0, optional=True)
+        FloatArray | None,
+        Quantity(("site", "gpu_type"), "USD per GPU hour", minimum=0, optional=True),
     ] = None
     """GPU-hour price of running instances; null charges none."""
 
     demand_charge_usd_per_kw: Annotated[
-        Any, Quantity(("site",), "USD/kW of the horizon's peak", minimum=0, optional=True)
+        FloatArray | None,
+        Quantity(("site",), "USD/kW of the horizon's peak", minimum=0, optional=True),
     ] = None
     """Demand charge on the site's peak facility power over the horizon; null charges none."""
 
     facility_power_cap_w: Annotated[
-        Any, Quantity(_PS, "W", minimum=0, null=float("inf"), optional=True)
+        FloatArray | None, Quantity(_PS, "W", minimum=0, null=float("inf"), optional=True)
     ] = None
     """Largest facility power of running instances; null is unlimited."""
 
-    reachable: Annotated[Any, Quantity(FLOW_AXES, "true or false", boolean=True, optional=True)] = None
+    reachable: Annotated[
+        BoolArray | None, Quantity(FLOW_AXES, "true or false", boolean=True, optional=True)
+    ] = None
     """Mask of allowed flows over any subset of the axes (residency, peering); null allows all."""
 
     custom_metrics: tuple[CustomMetric, ...] = ()
@@ -433,7 +444,9 @@ class PlacementInstance(Instance):
     budgets: tuple[Budget, ...] = ()
     """Upper limits on metrics."""
 
-    @field_validator("origins", "sites", "modes", "models", "gpu_types", "classes", "custom_metrics")
+    @field_validator(
+        "origins", "sites", "modes", "models", "gpu_types", "classes", "custom_metrics"
+    )
     @classmethod
     def _unique(cls, value: Any) -> Any:
         if twice := _duplicates(labels(value)):
@@ -479,6 +492,7 @@ class PlacementInstance(Instance):
                 text += f"{sorted(p.mode for p in own)}, the modes of {k.model}"
                 found.append(((i, "work_per_request"), text))
             found += [((i, *loc), text) for p in own for loc, text in _class_against_profile(k, p)]
+            found += [((i, "model"), text) for text in _memory_problems(k, own, info.data)]
         if found:
             raise line_errors(found)
         return value
@@ -511,7 +525,7 @@ class PlacementInstance(Instance):
             found += _axis_problems(budget.limit, _PS, info.data, (i, "limit"))
             if budget.metric in SITELESS and "site" in budget.limit.axes:
                 found.append(((i, "limit"), f"{budget.metric} belongs to no site"))
-            if budget.metric in {"cost_usd", "cost_demand_usd"} and "period" in budget.limit.axes:
+            if budget.metric in PERIODLESS and "period" in budget.limit.axes:
                 text = "the demand charge belongs to no single period; budget a component instead"
                 found.append(((i, "limit"), text))
         if twice := _duplicates(labels(value)):
@@ -526,6 +540,7 @@ class PlacementInstance(Instance):
         found: Found = []
         custom = labels(info.data.get("custom_metrics", ()))
         unmet = any(k.unmet_price_usd is not None for k in info.data.get("classes", ()))
+        charged = info.data.get("demand_charge_usd_per_kw") is not None
         for s, stage in enumerate(value):
             for t, term in enumerate(stage.terms):
                 at = (s, "terms", t)
@@ -533,12 +548,28 @@ class PlacementInstance(Instance):
                     found.append(((*at, "metric"), text))
                 elif text := _aggregation_problem(term, unmet):
                     found.append(((*at, "over_sites"), text))
+                elif term.weight < 0 and charged and term.metric in PERIODLESS:
+                    text = "a negative weight on the demand charge's peak is not convex"
+                    found.append(((*at, "weight"), text))
+                elif term.metric == "ttft_mean_s" and not np.any(
+                    info.data.get("demand_requests", 1)
+                ):
+                    found.append(((*at, "metric"), "there is no demand to take a mean over"))
         weighed = {t.metric for t in value[0].terms if t.weight > 0}
         if unmet and not weighed & {"unmet_usd", "unmet_requests"}:
             text = "a class allows unmet demand at a price, so the first stage must weigh "
             found.append(((0, "terms"), text + "unmet_usd (else serving nobody is best)"))
         if found:
             raise line_errors(found)
+        return value
+
+    @field_validator("gpus")
+    @classmethod
+    def _even_needs_limits(cls, value: FloatArray, info: ValidationInfo) -> FloatArray:
+        idle = any(p.levels[0].requests_per_s == 0 for p in info.data.get("profiles", ()))
+        if info.data.get("balance") == "even" and idle and np.isinf(value).any():
+            text = "is unlimited somewhere; an even balance with an idle level needs a limit"
+            raise line_errors([((), text)])
         return value
 
     @property
@@ -564,6 +595,19 @@ def _class_against_profile(k: RequestClass, p: Profile) -> Found:
         text = f"{k.tbt_statistic!r} is not measured at every level of {p.model} in {p.mode}"
         found.append((("tbt_statistic",), text))
     return found
+
+
+def _memory_problems(k: RequestClass, own: list[Profile], data: Mapping[str, Any]) -> list[str]:
+    """Little's law needs the mean inter-token latency wherever KV memory is modelled."""
+    sized = {
+        n.name for n in data.get("models", ()) if None not in (n.weight_bytes, n.kv_bytes_per_token)
+    }
+    known = {h.name for h in data.get("gpu_types", ()) if h.memory_bytes is not None}
+    return [
+        f"KV memory of {p.model} in {p.mode} is modelled, which needs itl_s.mean at every level"
+        for p in own
+        if k.model in sized and p.gpu_type in known and any("mean" not in v.itl_s for v in p.levels)
+    ]
 
 
 def _axis_problems(
