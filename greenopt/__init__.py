@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from greenopt._version import __version__
 
 if TYPE_CHECKING:
-    from greenopt.certify import Certificate, StageCertificate, certify
-    from greenopt.check import CheckReport, check
+    from greenopt.certifying import Certificate, StageCertificate, certify
+    from greenopt.checking import CheckReport, check
     from greenopt.errors import (
         GreenoptError,
         InputError,
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from greenopt.plots import plot
     from greenopt.problems.placement.instance import PlacementInstance
     from greenopt.results import Solution, StageResult, Status
-    from greenopt.solve import solve
+    from greenopt.solving import solve
 
 _HOME = {
-    "Certificate": "certify",
-    "CheckReport": "check",
+    "Certificate": "certifying",
+    "CheckReport": "checking",
     "GreenoptError": "errors",
     "InputError": "errors",
     "InstanceError": "errors",
@@ -40,15 +40,15 @@ _HOME = {
     "Solution": "results",
     "SolutionError": "errors",
     "SolverError": "errors",
-    "StageCertificate": "certify",
+    "StageCertificate": "certifying",
     "StageResult": "results",
     "Status": "results",
-    "certify": "certify",
-    "check": "check",
+    "certify": "certifying",
+    "check": "checking",
     "load": "io",
     "load_solution": "io",
     "plot": "plots",
-    "solve": "solve",
+    "solve": "solving",
     "to_pyomo": "io",
 }
 

@@ -223,9 +223,9 @@ def _without_run(options: argparse.Namespace) -> argparse.Namespace:
 
 def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
     """Solve, certify and save one instance: a record with details, or an error message."""
-    from greenopt.certify import certify
+    from greenopt.certifying import certify
     from greenopt.io import load
-    from greenopt.solve import solve
+    from greenopt.solving import solve
 
     path, options, folder = job
     try:
@@ -350,7 +350,7 @@ def _print_table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from greenopt.check import check
+    from greenopt.checking import check
     from greenopt.io import load, load_solution
 
     report = check(load(options.instance), load_solution(options.solution))
@@ -378,7 +378,7 @@ def _check(options: argparse.Namespace) -> int:
 def _certify(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from greenopt.certify import certify
+    from greenopt.certifying import certify
     from greenopt.io import load, load_solution
 
     certificate = certify(load(options.instance), load_solution(options.solution))

@@ -60,6 +60,8 @@ class LabelledArray:
 
     def dense(self) -> FloatArray:
         """The whole array, zeros included."""
+        if not self.labels:
+            return np.asarray(self.values.sum())
         result = np.zeros(self.shape)
         result[tuple(self.codes)] = self.values
         return result

@@ -105,7 +105,7 @@ class Model:
         codes = np.array([c[kept] for c in block.codes.values()], dtype=np.int64)
         labels = {axis: self.labels[axis] for axis in block.codes}
         return LabelledArray(
-            name or block.name, unit, labels, codes.reshape(len(labels), -1), part[kept]
+            name or block.name, unit, labels, codes.reshape(len(labels), len(kept)), part[kept]
         )
 
     def with_row(self, name: str, coefficients: FloatArray, upper: float) -> Model:

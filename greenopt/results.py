@@ -17,6 +17,9 @@ from greenopt.labelled import LabelledArray
 
 SCHEMA_VERSION = 1
 
+NUMERICAL_FLOOR = 1e-9
+"""Relative gaps below this are rounding: no double-precision solver can promise less."""
+
 
 class Status(StrEnum):
     """How a solve ended."""
@@ -40,6 +43,22 @@ def relative_gap(objective: float | None, bound: float | None) -> float | None:
     if objective is None or bound is None or not np.isfinite(bound) or objective * bound < 0:
         return None
     return abs(objective - bound) / max(abs(objective), 1e-10)
+
+
+def closes(objective: float, bound: float, gap: float, size: float = 0.0) -> bool:
+    """Whether a bound proves an objective to a relative gap.
+
+    Parameters
+    ----------
+    objective, bound : float
+        The two sides.
+    gap : float
+        Relative gap asked for; anything below 1e-9 asks for all that double precision gives.
+    size : float
+        Sum of the absolute terms of the objective, whose rounding no solver can undo.
+    """
+    floor = max(NUMERICAL_FLOOR * size, 1e-12)
+    return objective - bound <= max(max(gap, NUMERICAL_FLOOR) * abs(objective), floor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -157,6 +157,7 @@ def solve_model(
         "random_seed": seed,
         "mip_rel_gap": gap,
         "mip_abs_gap": 0.0,
+        "mip_feasibility_tolerance": TOLERANCE,
         "primal_feasibility_tolerance": TOLERANCE,
         "dual_feasibility_tolerance": TOLERANCE,
         "solver": HIGHS_SOLVERS[solver] if not integer else "choose",

@@ -57,6 +57,8 @@ class Evaluation:
         By "site", "period", "class" and "period,site".
     stages : list of float
         Value of each stage of the objective.
+    stage_tolerances : list of float
+        Relative worsening that later stages may cause.
     violations : list of Violation
         Requirements not met beyond the tolerance.
     notes : dict
@@ -67,6 +69,7 @@ class Evaluation:
     metrics: dict[str, float | None] = field(default_factory=dict)
     metrics_by: dict[str, dict[str, Any]] = field(default_factory=dict)
     stages: list[float] = field(default_factory=list)
+    stage_tolerances: list[float] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -125,6 +128,7 @@ class _Checker:
         self._metrics()
         self._check_budgets()
         self.result.stages = [self._stage(stage) for stage in self.inst.objective]
+        self.result.stage_tolerances = [stage.tolerance for stage in self.inst.objective]
         self._even_balance_note()
         return self.result
 

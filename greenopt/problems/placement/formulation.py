@@ -741,7 +741,7 @@ class Formulation:
             name = f"budget.{budget.name}"
             labels = {axis: sets[axis] for axis in axes}
             result[name] = LabelledArray(
-                name, unit, labels, codes.reshape(len(axes), -1), values[rows]
+                name, unit, labels, codes.reshape(len(axes), len(rows)), values[rows]
             )
         return result
 

@@ -17,14 +17,11 @@ from greenopt.instance import Instance
 from greenopt.labelled import FloatArray
 from greenopt.model import Model, dual_bound, elastic
 from greenopt.problems import part
-from greenopt.results import Solution, StageResult, Status
+from greenopt.results import NUMERICAL_FLOOR, Solution, StageResult, Status, closes
 from greenopt.solvers import RawResult, Termination, solve_model
 
 METHODS = ("exact",)
 """Methods usable for every problem."""
-
-NUMERICAL_FLOOR = 1e-9
-"""Gaps below this are rounding: no double-precision solver can promise less."""
 
 CHECK_TOLERANCE = 1e-6
 """Largest relative violation the checker accepts."""
@@ -237,29 +234,20 @@ class _Run:
         if abs(value - recomputed) > CHECK_TOLERANCE * max(scale, 1e-10):
             self.report["contradiction"] = {"solver": value, "checker": recomputed}
             return Status.ERROR
-        floor = NUMERICAL_FLOOR * scale
-        allowed = max(max(self.gap, NUMERICAL_FLOOR) * abs(recomputed), floor)
-        proved = recomputed - stages[-1].bound <= allowed
+        proved = closes(recomputed, stages[-1].bound, self.gap, scale)
         complete = len(stages) == len(self.instance.objective)
         return Status.OPTIMAL if proved and complete else Status.FEASIBLE
 
     def _explain(self, formulation: Any) -> None:
         """Prove infeasibility anew on the elastic model, and say what cannot be met."""
         model = elastic(formulation.model, formulation.elastic_rows)
-        raw = solve_model(model, time_limit_s=self.time_limit or float("inf"), seed=self.seed)
+        limit = float("inf") if self.time_limit is None else self.time_limit
+        raw = solve_model(model, time_limit_s=limit, seed=self.seed)
         if raw.x is None:
             self.report["explanation"] = [f"no explanation found ({raw.message})"]
             return
         slack = model.columns["slack"]
-        value = float(model.stages[0].c @ raw.x)
-        if raw.row_dual is not None:
-            proof = dual_bound(model, model.stages[0].c, raw.row_dual)
-            self.report["least_relative_shortfall"] = {"value": value, "bound": proof}
-            if not proof > NUMERICAL_FLOOR:
-                self.report["contradiction"] = {
-                    "solver": "infeasible",
-                    "checker": f"the elastic model needs no more than {value} of relaxation",
-                }
+        self._prove_infeasible(model, float(model.stages[0].c @ raw.x))
         shortfall = np.zeros(model.matrix.shape[0])
         np.add.at(shortfall, slack.codes["row"], raw.x[slack.slice])
         shortfall[shortfall < 1e-6] = 0.0
@@ -267,3 +255,21 @@ class _Run:
         self.report["explanation"] = sentences[:20]
         if len(sentences) > 20:
             self.report["explanation"].append(f"and {len(sentences) - 20} more")
+
+    def _prove_infeasible(self, model: Model, value: float) -> None:
+        """A positive lower bound on the relaxation that is needed proves that there is no plan."""
+        relaxed = solve_model(model, relax=True, seed=self.seed)
+        bound = -np.inf
+        if relaxed.row_dual is not None:
+            bound = dual_bound(model, model.stages[0].c, relaxed.row_dual)
+        proved = bound > NUMERICAL_FLOOR
+        self.report["least_relative_shortfall"] = {
+            "value": value,
+            "bound": bound if np.isfinite(bound) else None,
+            "bound_source": "own-dual" if proved or not model.is_integer else "tree",
+        }
+        if not proved and (not model.is_integer or value <= NUMERICAL_FLOOR):
+            self.report["contradiction"] = {
+                "solver": "infeasible",
+                "checker": f"the elastic model needs no more than {value} of relaxation",
+            }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenopt.check import belongs
+from greenopt.checking import belongs
 from greenopt.instance import Instance
 from greenopt.problems import part
 from greenopt.results import Solution, relative_gap
