@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from greenopt.formulations import placement as pyomo_placement
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles.canonical import differences, of_arrays, of_pyomo
@@ -16,6 +15,7 @@ from pyomo.environ import value
 
 import greenopt as go
 from greenopt.certifying import certify
+from greenopt.formulations import placement as pyomo_placement
 from greenopt.io import to_model
 from greenopt.results import Status
 
