@@ -208,7 +208,9 @@ def _result(highspy: Any, highs: Any, scaled: Any, runtime_s: float, integer: bo
     }.get(status, Termination.ERROR)
     solution = highs.getSolution()
     has_point = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    x = scaled.x(np.array(solution.col_value)) if has_point or termination == "optimal" else None
+    worth = termination in {Termination.LIMIT, Termination.INTERRUPTED} and has_point
+    keeps = worth or termination == Termination.OPTIMAL
+    x = scaled.x(np.array(solution.col_value)) if keeps else None
     dual = None
     if not integer and solution.dual_valid:
         dual = scaled.row_dual(np.array(solution.row_dual))

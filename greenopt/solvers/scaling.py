@@ -1,7 +1,8 @@
 """Equilibration by powers of two, exact in floating point.
 
 Requests come in millions and their costs in micro-dollars, so a solver's absolute tolerances would
-mean nothing. Columns are scaled by their upper bound, rows and objective by their largest entry.
+mean nothing. Columns are scaled by their upper bound, rows by their largest entry, the objective by
+its median entry.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def scale(model: Model, c: FloatArray) -> Scaled:
     row = 1.0 / _power_of_two(largest) if matrix.nnz else np.ones(matrix.shape[0])
     matrix = sparse.csc_array(sparse.diags_array(row) @ matrix) if matrix.nnz else matrix.tocsc()
     scaled_c = c * column
-    largest_c = np.abs(scaled_c).max(initial=0.0)
-    factor = float(1.0 / _power_of_two(np.array([largest_c]))[0])
+    costs = np.abs(scaled_c[scaled_c != 0])
+    # The median, not the largest: one huge penalty must not drown the costs that matter.
+    factor = float(1.0 / _power_of_two(np.array([np.median(costs) if costs.size else 1.0]))[0])
     return Scaled(
         matrix,
         scaled_c * factor,

@@ -1,0 +1,111 @@
+"""Sphinx configuration: Markdown pages, an API reference from docstrings, generated tables."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+import greenopt
+from greenopt.problems.placement import formulation
+from greenopt.solvers.highs import MINIMUM_VERSION, TOLERANCE
+from greenopt.solving import CHECK_TOLERANCE, NUMERICAL_FLOOR, solve
+
+HERE = Path(__file__).resolve().parent
+
+project = "greenopt"
+author = "The greenopt authors"
+copyright = author
+release = version = greenopt.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "_generated", "_ext"]
+default_role = "py:obj"
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
+myst_heading_anchors = 3
+myst_substitutions = {
+    "check_tolerance": f"{CHECK_TOLERANCE:g}",
+    "gap": f"{inspect.signature(solve).parameters['gap'].default:g}",
+    "floor": f"{NUMERICAL_FLOOR:g}",
+    "highs_tolerance": f"{TOLERANCE:g}",
+    "highs_version": ".".join(map(str, MINIMUM_VERSION)),
+    "slack": f"{formulation.SLACK:g}",
+}
+"""Numbers that pages quote, taken from the code."""
+
+autodoc_member_order = "bysource"
+autodoc_type_aliases = {name: name for name in ("FloatArray", "IntArray", "Statistic")}
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"greenopt {release}"
+html_copy_source = False
+
+
+def _generate(app: Any) -> None:
+    """Write the tables and figures that pages include."""
+    sys.path.insert(0, str(HERE / "_ext"))
+    import example
+    import tables
+
+    out = HERE / "_generated"
+    out.mkdir(exist_ok=True)
+    tables.write_all(HERE.parent, out)
+    example.write_all(HERE.parent, out)
+
+
+def _prepare_docstring(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Spare napoleon what it misreads: colons in one-line docstrings, attributes named together."""
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+        return
+    for at in reversed(range(len(lines))):
+        if found := re.fullmatch(r"(\w+(?:, \w+)+) : (.+)", lines[at]):
+            below = itertools.takewhile(lambda line: line.startswith(" "), lines[at + 1 :])
+            meaning = list(below)
+            each = [[f"{one} : {found[2]}", *meaning] for one in found[1].split(", ")]
+            lines[at : at + 1 + len(meaning)] = itertools.chain.from_iterable(each)
+
+
+def _find_public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
+    """Lead `check`, `Solution.load` or `greenopt.load` to where the name is defined."""
+    first, *rest = node.get("reftarget", "").removeprefix("greenopt.").split(".")
+    if first not in greenopt.__all__ or first.startswith("_"):
+        return None
+    obj = getattr(greenopt, first)
+    target = ".".join((obj.__module__, obj.__qualname__, *rest))
+    domain = env.get_domain("py")
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+
+
+def _skip_tuple_field(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> Any:
+    """Leave out the fields of named tuples: their class describes them."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def _hide_fields(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: Any, returned: Any
+) -> Any:
+    """Drop the signature of data classes that have an attribute table of their own."""
+    return ("", None) if what == "class" and issubclass(obj, BaseModel) else None
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Connect the hooks."""
+    app.connect("builder-inited", _generate)
+    app.connect("autodoc-process-docstring", _prepare_docstring, priority=100)
+    app.connect("missing-reference", _find_public_name)
+    app.connect("autodoc-skip-member", _skip_tuple_field)
+    app.connect("autodoc-process-signature", _hide_fields)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,164 @@
+"""The solver layer: bounds, scaling, and the traps it must not fall into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from scipy.optimize import linprog
+
+from greenopt.errors import SolverError
+from greenopt.model import Builder, Model, StageObjective, dual_bound, elastic
+from greenopt.solvers import Termination, highs, solve_model
+from greenopt.solvers.scaling import scale
+
+
+def model_of(
+    c: Any, matrix: Any, lower: Any, upper: Any, low: Any, high: Any, integer: bool = False
+) -> Model:
+    """A model of one column block and one row block."""
+    builder = Builder("small", {"i": (), "j": ()})
+    n, m = len(c), len(lower)
+    builder.add_columns("x", {"j": np.arange(n)}, low, high, integer)
+    builder.add_rows("row", {"i": np.arange(m)}, lower, upper)
+    coo = sparse.coo_array(np.asarray(matrix, dtype=float).reshape(m, n))
+    builder.add_entries(*coo.coords, coo.data)
+    return builder.build([StageObjective(np.asarray(c, dtype=float), 0.0)])
+
+
+def random_lp(seed: int) -> Model:
+    """A small bounded LP with rows of every kind and coefficients of very different size."""
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 8)), int(rng.integers(1, 6))
+    matrix = rng.normal(size=(m, n)) * np.exp(rng.normal(0, 3, size=(m, 1)))
+    x = rng.uniform(0, 1, n)
+    body = matrix @ x
+    kind = rng.integers(0, 4, m)
+    room = np.abs(body) * 0.1
+    lower = np.where(kind == 0, -np.inf, np.where(kind == 3, body, body - room))
+    upper = np.where(kind == 1, np.inf, np.where(kind == 3, body, body + room))
+    return model_of(rng.normal(size=n), matrix, lower, upper, 0.0, rng.uniform(1, 1e4, n))
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_optimum_and_own_bound_against_scipy(seed: int) -> None:
+    """The optimum equals that of scipy's own HiGHS, and our weak-duality bound closes on it."""
+    model = random_lp(seed)
+    raw = solve_model(model)
+    rows = sparse.vstack([model.matrix, -model.matrix])
+    sides = np.concatenate([model.row_upper, -model.row_lower])
+    kept = np.isfinite(sides)
+    result = linprog(
+        model.stages[0].c,
+        A_ub=rows.tocsr()[kept],
+        b_ub=sides[kept],
+        bounds=np.column_stack([model.column_lower, model.column_upper]),
+    )
+    assert raw.termination == Termination.OPTIMAL
+    assert raw.x is not None
+    assert raw.row_dual is not None
+    value = model.stages[0].c @ raw.x
+    size = max(1.0, float(np.abs(model.stages[0].c * raw.x).sum()))
+    assert value == pytest.approx(result.fun, abs=1e-6 * size)
+    assert dual_bound(model, model.stages[0].c, raw.row_dual) == pytest.approx(
+        value, abs=1e-6 * size
+    )
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_multipliers_give_a_bound(seed: int) -> None:
+    """Weak duality holds for arbitrary multipliers, wrong signs included."""
+    model = random_lp(seed)
+    raw = solve_model(model)
+    assert raw.x is not None
+    dual = np.random.default_rng(seed).normal(size=len(model.row_lower)) * 10
+    value = model.stages[0].c @ raw.x
+    assert dual_bound(model, model.stages[0].c, dual) <= value + 1e-6 * max(1.0, abs(value))
+
+
+def test_bound_of_a_column_without_end_is_minus_infinity() -> None:
+    """A free direction that pays gives no bound."""
+    model = model_of([1.0], [[0.0]], [-np.inf], [1.0], -np.inf, np.inf)
+    assert dual_bound(model, model.stages[0].c, np.zeros(1)) == -np.inf
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_scaling_is_exact(seed: int) -> None:
+    """Scaling by powers of two and back loses not one bit."""
+    model = random_lp(seed)
+    scaled = scale(model, model.stages[0].c)
+    back = (
+        sparse.diags_array(1 / scaled.row) @ scaled.matrix @ sparse.diags_array(1 / scaled.column)
+    )
+    assert (back.toarray() == model.matrix.toarray()).all()
+    assert (scaled.c / scaled.objective / scaled.column == model.stages[0].c).all()
+    assert (scaled.column_upper * scaled.column == model.column_upper).all()
+    for factors in (scaled.row, scaled.column, np.array([scaled.objective])):
+        assert (np.frexp(factors)[0] == 0.5).all()
+
+
+def test_small_milps_against_enumeration() -> None:
+    """Random integer programs against trying every point (the trap of HiGHS 1.14)."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        n, m = int(rng.integers(2, 5)), int(rng.integers(1, 4))
+        matrix = rng.integers(-5, 6, size=(m, n))
+        c, upper = rng.integers(-9, 10, n), rng.integers(-3, 15, m)
+        grid = np.indices([4] * n).reshape(n, -1)
+        good = (matrix @ grid <= upper[:, None]).all(axis=0)
+        model = model_of(c, matrix, np.full(m, -np.inf), upper, 0.0, 3.0, integer=True)
+        raw = solve_model(model, gap=0.0)
+        if not good.any():
+            assert raw.termination == Termination.INFEASIBLE
+        else:
+            assert raw.x is not None
+            assert c @ raw.x == pytest.approx((c @ grid[:, good]).min())
+            assert raw.tree_bound <= c @ raw.x + 1e-6
+
+
+@pytest.mark.parametrize("solver", ["highs", "highs-simplex", "highs-ipm"])
+def test_infeasible_and_unbounded_are_told_apart(solver: str) -> None:
+    """Statuses are results, and 'unbounded or infeasible' is resolved."""
+    infeasible = model_of([1.0], [[1.0]], [2.0], [np.inf], 0.0, 1.0)
+    unbounded = model_of([-1.0, 0.0], [[1.0, -1.0]], [-np.inf], [1.0], 0.0, np.inf)
+    assert solve_model(infeasible, solver=solver).termination == Termination.INFEASIBLE
+    assert solve_model(unbounded, solver=solver).termination == Termination.UNBOUNDED
+
+
+def test_elastic_model_measures_the_shortfall() -> None:
+    """With x <= 1 the row x >= 3 falls short by two."""
+    model = model_of([0.0], [[1.0]], [3.0], [np.inf], 0.0, 1.0)
+    relaxed = elastic(model, ("row", "absent"))
+    raw = solve_model(relaxed)
+    assert raw.x is not None
+    assert raw.x[relaxed.columns["slack"].slice].sum() == pytest.approx(2.0)
+
+
+def test_time_limit_is_per_run() -> None:
+    """Many runs under one limit each get all of it (HiGHS counts over the life of an object)."""
+    model = random_lp(1)
+    for _ in range(5):
+        assert solve_model(model, time_limit_s=2.0).termination == Termination.OPTIMAL
+
+
+def test_old_highs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A HiGHS older than 1.15.1 is not used, since it returns wrong optima."""
+    monkeypatch.setattr(highs, "MINIMUM_VERSION", (99, 0, 0))
+    with pytest.raises(SolverError, match=r"greenopt needs 99\.0\.0"):
+        highs.load_highspy()
+
+
+def test_missing_highs_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When highspy cannot be loaded the message names the known clash and the way out."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    with pytest.raises(SolverError, match="ortools"):
+        highs.load_highspy()
