@@ -68,7 +68,7 @@ def _prepare_docstring(
 ) -> None:
     """Spare napoleon what it misreads: colons in one-line docstrings, attributes named together."""
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]  # an empty comment
         return
     for at in reversed(range(len(lines))):
         if found := re.fullmatch(r"(\w+(?:, \w+)+) : (.+)", lines[at]):
@@ -94,11 +94,14 @@ def _skip_tuple_field(app: Any, what: str, name: str, obj: Any, skip: bool, opti
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
-def _hide_fields(
+def _shorten_signature(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: Any, returned: Any
 ) -> Any:
-    """Drop the signature of data classes that have an attribute table of their own."""
-    return ("", None) if what == "class" and issubclass(obj, BaseModel) else None
+    """Drop the fields of classes that have an attribute table, and unwrap names of array types."""
+    if what == "class" and issubclass(obj, BaseModel):
+        return "", None
+    wrapped = r"TypeAliasForwardRef\('(\w+)'\)"
+    return tuple(text and re.sub(wrapped, r"\1", text) for text in (signature, returned))
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -107,5 +110,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", _prepare_docstring, priority=100)
     app.connect("missing-reference", _find_public_name)
     app.connect("autodoc-skip-member", _skip_tuple_field)
-    app.connect("autodoc-process-signature", _hide_fields)
+    app.connect("autodoc-process-signature", _shorten_signature)
     return {"parallel_read_safe": True}

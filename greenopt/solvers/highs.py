@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -168,13 +169,29 @@ def solve_model(
             raise SolverError(f"HiGHS refuses option {name} = {value!r}")
     _pass(highspy, highs, scaled, model.integer if integer else None)
     started = time.perf_counter()
-    highs.run()
+    _run(highs)
     if highs.getModelStatus() == highspy.HighsModelStatus.kUnboundedOrInfeasible:
         highs.setOptionValue("presolve", "off")
-        highs.run()
+        _run(highs)
     runtime_s = time.perf_counter() - started
     log.debug("%s: %s in %.3f s", model.name, highs.getModelStatus(), runtime_s)
     return _result(highspy, highs, scaled, runtime_s, integer)
+
+
+def _run(highs: Any) -> None:
+    """Run HiGHS beside the main thread, so that Ctrl-C is heard at once and passed on."""
+    if threading.current_thread() is not threading.main_thread():
+        highs.run()
+        return
+    highs.HandleUserInterrupt = True
+    highs.startSolve()
+    try:
+        while not highs.wait(0.1)[0]:
+            pass
+    except KeyboardInterrupt:
+        highs.cancelSolve()
+        highs.wait()
+        raise
 
 
 def _pass(highspy: Any, highs: Any, scaled: Any, integer: Any) -> None:
