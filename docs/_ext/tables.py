@@ -235,7 +235,7 @@ def _benchmark(record: dict[str, Any]) -> str:
     machine = "; ".join(f"{key}: {_cell(value)}" for key, value in record["machine"].items())
     facts = f"Recorded {record['date']} by `{record['command']}` on: {machine}."
     notes = "\n".join(f"- {note}" for note in record.get("notes", []))
-    parts = (f"## {record['benchmark']}", record["what"], table(record["columns"], rows, 1))
+    parts = (f"## {record['benchmark']}", record["what"], table(record["columns"], rows, 1).strip())
     return "\n\n".join((*parts, facts, notes)) + "\n"
 
 

@@ -63,7 +63,8 @@ class Evaluation:
         Requirements not met beyond the tolerance.
     notes : dict
         ``even_balance``: facility energy if the same requests were spread evenly over the same
-        running instances, and the difference to the plan.
+        running instances, and the difference to the plan. ``batch``: requests in service on a
+        running instance at each level used.
     """
 
     metrics: dict[str, float | None] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class _Checker:
         self.result.stages = [self._stage(stage) for stage in self.inst.objective]
         self.result.stage_tolerances = [stage.tolerance for stage in self.inst.objective]
         self._even_balance_note()
+        self._batch_note()
         return self.result
 
     # -- reading -------------------------------------------------------------------------------
@@ -328,6 +330,7 @@ class _Checker:
         self.at = self._by_period_and_site()
         self.by_site = self._by_site()
         self.unmet_by_period = self._unmet_by_period()
+        self.ttft = self._ttft_distributions()
         by_period = {n: grid.sum(axis=1) for n, grid in self.at.items()} | self.unmet_by_period
         by_period["carbon_embodied_kg"] = self._embodied_kg().sum(axis=1)
         self.result.metrics = self._totals()
@@ -363,7 +366,7 @@ class _Checker:
             name: float(values.sum())
             for name, values in {**self.by_site, **self.unmet_by_period}.items()
         }
-        found |= self._ttft_distribution()
+        found |= self.ttft[0]
         requests = self.by_site["requests"].sum()
         found["ttft_mean_s"] = _ratio(self.by_site["ttft_request_s"].sum(), requests)
         order = (*METRICS, *(custom.name for custom in self.inst.custom_metrics))
@@ -442,31 +445,32 @@ class _Checker:
         network = inst.rtt_s[f["origin"], f["site"]] + inst.last_mile_s[f["origin"]]
         return network + table[f["class"], f["profile"], f["level"]]
 
-    def _ttft_distribution(self) -> dict[str, float | None]:
-        """95th percentile and SLO attainment over served requests and prompt lengths."""
+    def _ttft_distributions(self) -> tuple[dict[str, float | None], dict[str, list[Any]]]:
+        """95th percentile and SLO attainment over requests and prompt lengths: total, by class."""
         inst, f = self.inst, self.flow
         axes = ("origin", "class", "site", "profile", "level")
         keys, inverse = np.unique(np.array([f[a] for a in axes]), axis=1, return_inverse=True)
         served = np.bincount(inverse.ravel(), f["value"], keys.shape[1])
-        times, weights, kept = [], [], 0.0
+        of_class: list[list[tuple[Any, Any]]] = [[] for _ in inst.classes]
         for (o, k, s, p, level), amount in zip(keys.T, served, strict=True):
-            c, profile = inst.classes[k], inst.profiles[p]
+            lengths, profile = inst.classes[k].prompt_tokens, inst.profiles[p]
             curve = profile.levels[level].prefill_s
-            ttft = (
-                inst.rtt_s[o, s]
-                + inst.last_mile_s[o]
-                + np.interp(c.prompt_tokens.values, profile.prefill_tokens, curve)
-            )
-            weight = amount * np.array(c.prompt_tokens.probabilities)
-            limit = np.inf if c.ttft_limit_s is None else c.ttft_limit_s * (1 + 1e-9)
-            kept += float(weight[ttft <= limit].sum())
-            times.append(ttft)
-            weights.append(weight)
-        total = float(f["value"].sum())
-        if total <= 0:
-            return {"ttft_p95_s": None, "ttft_slo_attainment": None}
-        p95 = latency.quantile(np.concatenate(times), np.concatenate(weights), 0.95)
-        return {"ttft_p95_s": p95, "ttft_slo_attainment": kept / total}
+            prefill = np.interp(lengths.values, profile.prefill_tokens, curve)
+            ttft = inst.rtt_s[o, s] + inst.last_mile_s[o] + prefill
+            of_class[k].append((ttft, amount * np.array(lengths.probabilities)))
+        limits = [np.inf if k.ttft_limit_s is None else k.ttft_limit_s for k in inst.classes]
+        every = [pair for pairs in of_class for pair in pairs]
+        kept = [_kept(pairs, limit) for pairs, limit in zip(of_class, limits, strict=True)]
+        each = [_weight(pairs) for pairs in of_class]
+        total = {
+            "ttft_p95_s": _p95(every),
+            "ttft_slo_attainment": _ratio(sum(kept), sum(each)),
+        }
+        by_class = {
+            "ttft_p95_s": [_p95(pairs) for pairs in of_class],
+            "ttft_slo_attainment": [_ratio(a, b) for a, b in zip(kept, each, strict=True)],
+        }
+        return total, by_class
 
     def _embodied_rate(self) -> Any:
         """Embodied carbon of one GPU and second by type, kg."""
@@ -509,7 +513,7 @@ class _Checker:
             total["cost_energy_usd"] + total["cost_gpu_usd"] + total["cost_egress_usd"]
         )
         tokens = np.array([k.prompt_tokens.mean + k.output_tokens.mean for k in inst.classes])
-        result = _with_mean(total)
+        result = _with_mean(total) | self.ttft[1]
         for name in PER_REQUEST:
             each = [_ratio(a, b) for a, b in zip(total[name], total["requests"], strict=True)]
             result[f"{name}_per_request"] = each
@@ -588,6 +592,44 @@ class _Checker:
             "energy_kwh": even,
             "difference_kwh": even - plan,
         }
+
+    def _batch_note(self) -> None:
+        """Mean requests in service on a running instance, by Little's law, at each level used.
+
+        Left out for levels without a mean inter-token latency.
+        """
+        f, r = self.flow, self.run_
+        out = np.array([k.output_tokens.mean for k in self.inst.classes])[f["class"]]
+        itl = self._of_level(f, lambda _, level: level.itl_s.get("mean", np.nan))
+        network = self.inst.rtt_s[f["origin"], f["site"]] + self.inst.last_mile_s[f["origin"]]
+        residence = f["ttft_s"] - network + out * itl
+        held = self._sum(f, f["value"] * residence, ("profile", "level"))
+        time = self._sum(r, r["value"] * self.duration[r["period"]], ("profile", "level"))
+        self.result.notes["batch"] = [
+            {
+                "model": self.inst.profiles[p].model,
+                "mode": self.inst.profiles[p].mode,
+                "level": int(level),
+                "mean_batch": float(held[p, level] / time[p, level]),
+            }
+            for p, level in np.argwhere((time > 0) & np.isfinite(held))
+        ]
+
+
+def _weight(pairs: list[tuple[Any, Any]]) -> float:
+    return float(sum(weights.sum() for _, weights in pairs))
+
+
+def _kept(pairs: list[tuple[Any, Any]], limit: float) -> float:
+    """Weight of the values within a limit, with its slack for equality in the data."""
+    return float(sum(weights[values <= limit * (1 + 1e-9)].sum() for values, weights in pairs))
+
+
+def _p95(pairs: list[tuple[Any, Any]]) -> float | None:
+    if _weight(pairs) <= 0:
+        return None
+    values, weights = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return latency.quantile(values, weights, 0.95)
 
 
 def _ratio(a: Any, b: Any) -> float | None:

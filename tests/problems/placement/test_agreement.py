@@ -120,7 +120,7 @@ def test_solutions_are_optimal_checked_and_proved(
         assert certificate.optimal, certificate
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, 2, 4, 5, 6])
 def test_pyomo_solution_passes_our_rows_and_ours_passes_pyomo(seed: int) -> None:
     """Each statement's solution is feasible in the other."""
     instance = draw(seed, {"budgets": True, "mask": True, "max_sites": True})
@@ -128,8 +128,7 @@ def test_pyomo_solution_passes_our_rows_and_ours_passes_pyomo(seed: int) -> None
     result = SolverFactory("highs").solve(
         model, raise_exception_on_nonoptimal_result=False, load_solutions=False
     )
-    if result.incumbent_objective is None:
-        pytest.skip("budgets clash in this draw")
+    assert result.incumbent_objective is not None
     result.solution_loader.load_vars()
     ours = to_model(instance)
     canonical = of_arrays(ours, 0)

@@ -278,7 +278,12 @@ def test_metrics_by_hand() -> None:
     assert chat["energy_kwh_per_request"][0] == pytest.approx(5 / 7200)
     assert chat["carbon_kg_per_1000_tokens"][0] == pytest.approx(2 / 7200 / 350 * 1000)
     assert chat["cost_usd_per_request"][0] == pytest.approx(20.97 / 7200)
+    assert chat["ttft_p95_s"] == [pytest.approx(0.35)]
+    assert chat["ttft_slo_attainment"] == [pytest.approx(0.75)]
     assert solution.objective == pytest.approx(70.97)
+    # One request/s an instance, in service for 0.15 s of prefill and 100 tokens of 0.02 s.
+    (batch,) = solution.report["notes"]["batch"]
+    assert batch == {"model": "llm", "mode": "only", "level": 0, "mean_batch": pytest.approx(2.15)}
 
 
 def test_embodied_charge_to_running_gpus_steers() -> None:

@@ -30,7 +30,7 @@ def weighing(**weights: float) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_second_solver_agrees(seed: int) -> None:
-    """A second solver, scipy's own separately compiled HiGHS finds the same optimum on the exported arrays."""
+    """A second solver, scipy's separately compiled HiGHS, finds the same optimum."""
     rng = np.random.default_rng(seed)
     instance = go.PlacementInstance.parse(random_document(rng, max_sites=True, mask=True))
     model = to_model(instance)

@@ -1,0 +1,41 @@
+"""The committed instances: provenance, licences, best known values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import greenopt as go
+
+FILES = sorted(
+    path for path in (ROOT / "instances").glob("*/*.json*") if path.name != "best_known.json"
+)
+LICENCES = (ROOT / "instances" / "LICENSE.md").read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_sources_and_licences_are_listed(path: Path) -> None:
+    """Every instance names its sources, and the licence file lists each source and licence."""
+    provenance = go.load(path).provenance
+    assert provenance.sources
+    assert provenance.data_licence in LICENCES
+    for source in provenance.sources:
+        assert source.licence in LICENCES, source.licence
+        assert source.name in LICENCES, source.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_best_known_value_is_reached_and_proved(path: Path) -> None:
+    """The solver reaches the recorded optimum of the recorded instance, and proves it."""
+    known = json.loads((path.parent / "best_known.json").read_text())
+    instance = go.load(path)
+    best = known[path.name.removesuffix(".gz").removesuffix(".json")]
+    assert best["sha256"] == instance.sha256
+    solution = go.solve(instance)
+    assert solution.status == go.Status.OPTIMAL
+    assert solution.objective == pytest.approx(best["objective"], rel=1e-8)
+    assert go.check(instance, solution).ok
+    assert go.certify(instance, solution).optimal
