@@ -502,15 +502,17 @@ class Data:
 def _add_flows_and_instances(model: pyo.ConcreteModel) -> None:
     """Add x, y and u."""
     data = model.data
-    model.flow = pyo.Var(data.flow_index, bounds=lambda _, t, o, k, s, m, g: (0.0, data.d[t][o][k]))
+    model.flow = pyo.Var(
+        data.flow_index, bounds=lambda _, t, o, k, s, m, g: (0.0, 2 * data.d[t][o][k])
+    )
     model.instances = pyo.Var(
         data.instance_index,
-        bounds=lambda _, *tsnml: (0.0, _finite(data.most_instances(*tsnml))),
+        bounds=lambda _, *tsnml: (0.0, _finite(2 * data.most_instances(*tsnml))),
     )
     priced = [k for k in data.classes if data.instance.classes[k].unmet_price_usd is not None]
     model.unmet = pyo.Var(
         list(product(data.periods, data.origins, priced)),
-        bounds=lambda _, t, o, k: (0.0, data.d[t][o][k]),
+        bounds=lambda _, t, o, k: (0.0, 2 * data.d[t][o][k]),
     )
 
 
@@ -519,7 +521,7 @@ def _add_peak_and_site_max(model: pyo.ConcreteModel) -> None:
     data = model.data
     model.peak_kw = pyo.Var(
         data.sites if data.demand_charge else [],
-        bounds=lambda _, s: (0.0, _finite(data.highest_peak_kw(s))),
+        bounds=lambda _, s: (0.0, _finite(2 * data.highest_peak_kw(s))),
     )
     largest = {ij: _largest_site_total(model, *ij) for ij in data.site_max_index}
     model.site_max = pyo.Var(

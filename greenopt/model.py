@@ -206,6 +206,11 @@ class Builder:
         """Columns so far."""
         return sum(block.size for block in self.columns.values())
 
+    @property
+    def column_upper(self) -> FloatArray:
+        """Upper bounds of the columns so far."""
+        return np.concatenate([upper for _, upper, _ in self._column_bounds])
+
     def build(self, stages: Sequence[StageObjective]) -> Model:
         """Assemble the model."""
         n_rows = sum(block.size for block in self.rows.values())

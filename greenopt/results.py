@@ -321,6 +321,7 @@ class Solution:
                 ("seed", int), ("threads", int), ("versions", dict), ("report", dict),
             )
         }  # fmt: skip
+        _check_metrics(rest["metrics"], rest["metrics_by"], problems)
         if problems:
             raise SolutionError(source, problems)
         return cls(**rest, status=Status(status), sets=sets, decision=decision, stages=stages)
@@ -342,6 +343,19 @@ class _Getter:
         else:
             return value
         return kind()
+
+
+def _check_metrics(
+    totals: Mapping[str, Any], tables: Mapping[str, Any], problems: list[Problem]
+) -> None:
+    for name, value in totals.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and np.isfinite(value)):
+            text = f"is {value!r}, expected a finite number or null"
+            problems.append(Problem(f"$.metrics.{name}", text))
+    for axis, table in tables.items():
+        if not isinstance(table, dict):
+            problems.append(Problem(f"$.metrics_by.{axis}", "expected an object of lists"))
 
 
 def _is_list_of_text(given: Any, path: str, problems: list[Problem]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from greenopt.errors import Problem, SolutionError
 from greenopt.labelled import LabelledArray
 from greenopt.physics import energy, latency, water
 from greenopt.problems.placement.instance import PlacementInstance, Profile, RequestClass
@@ -49,6 +50,11 @@ def lower_bound(
     float
         The bound; minus infinity if a column without an upper bound has a negative price, plus
         infinity if some demand has no site, mode and level within its limits.
+
+    Raises
+    ------
+    SolutionError
+        If a multiplier array is over other axes or labels than the instance's.
     """
     return _Certifier(instance, stage, marginals, earlier).bound()
 
@@ -93,14 +99,22 @@ class _Certifier:
 
     def _multiplier(self, name: str, axes: tuple[str, ...]) -> Any:
         """A row's multipliers as a dense array, zero where none is given."""
-        known = {**self.sets, "stage": None, "term": None}
         shape = tuple(len(self.sets[a]) for a in axes)
         array = self.given.get(name)
         if array is None:
             return np.zeros(shape)
-        if array.axes != axes or any(array.labels[a] != known[a] for a in axes):
-            raise ValueError(f"marginals {name!r} are over {array.axes}, expected {axes}")
+        self._belongs(array, axes)
         return array.dense()
+
+    def _belongs(self, array: LabelledArray, axes: tuple[str, ...]) -> None:
+        """Refuse multipliers over other axes or labels than the instance's."""
+        if array.axes == axes and all(
+            array.labels[a] == self.sets.get(a, array.labels[a]) for a in axes
+        ):
+            return
+        text = f"is not over {list(axes)} of this instance"
+        path = f"$.stages[{self.stage}].marginals.{array.name}"
+        raise SolutionError("solution", [Problem(path, text)])
 
     # -- prices of metrics -------------------------------------------------------------------------
 
@@ -129,7 +143,8 @@ class _Certifier:
         """Weights on the sites under a maximum: non-negative and adding up to its weight."""
         array = self.given.get("site_max")
         share = np.zeros(self.shape[1])
-        if array is not None and array.axes == ("stage", "term", "site"):
+        if array is not None:
+            self._belongs(array, ("stage", "term", "site"))
             stages, terms, sites = array.codes
             here = (stages == stage) & (terms == term)
             share[sites[here]] = np.maximum(-array.values[here], 0.0)

@@ -178,8 +178,7 @@ class Formulation:
         labels["budget"] = tuple(budget.name for budget in instance.budgets)
         self._builder = Builder(instance.name, labels)
         self._flow, self._flow_service = self._add_flow()
-        self._run, self._run_service = self._add_instances()
-        self._run_upper = self._builder._column_bounds[-1][1]
+        self._run, self._run_service, self._run_upper = self._add_instances()
         self._add_unmet()
         self._add_peak()
         self._maxima = self._add_site_max()
@@ -214,9 +213,9 @@ class Formulation:
         order = np.argsort(t, kind="stable")
         t, o, k, s, m, g, p = (column[order] for column in (t, o, k, s, m, g, p))
         codes = {"period": t, "origin": o, "class": k, "site": s, "mode": m, "group": g}
-        return self._builder.add_columns("flow", codes, 0, inst.demand_requests[t, o, k]), p
+        return self._builder.add_columns("flow", codes, 0, 2 * inst.demand_requests[t, o, k]), p
 
-    def _add_instances(self) -> tuple[Block, IntArray]:
+    def _add_instances(self) -> tuple[Block, IntArray, FloatArray]:
         inst = self.instance
         sets = inst.sets
         parts: list[list[Any]] = []
@@ -236,7 +235,7 @@ class Formulation:
         order = np.argsort(t, kind="stable")
         t, s, n, m, level, p, upper = (c[order] for c in (t, s, n, m, level, p, upper))
         codes = {"period": t, "site": s, "model": n, "mode": m, "level": level}
-        return self._builder.add_columns("instances", codes, 0, upper), p
+        return self._builder.add_columns("instances", codes, 0, 2 * upper), p, upper
 
     def _most_instances(self, service: Service, t: Any, s: Any, level: Any) -> Any:
         """GPUs allow so many, and demand needs no more."""
@@ -259,7 +258,7 @@ class Formulation:
         )
         t, o, k = (axis.ravel() for axis in grid)
         codes = {"period": t, "origin": o, "class": k}
-        self._builder.add_columns("unmet", codes, 0, inst.demand_requests[t, o, k])
+        self._builder.add_columns("unmet", codes, 0, 2 * inst.demand_requests[t, o, k])
 
     def _add_peak(self) -> None:
         if self.instance.demand_charge_usd_per_kw is None:
@@ -272,7 +271,7 @@ class Formulation:
             len(self.duration_s) * n_sites,
         )
         upper = by_period.reshape(-1, n_sites).max(axis=0)
-        self._builder.add_columns("peak_kw", {"site": np.arange(n_sites)}, 0, upper)
+        self._builder.add_columns("peak_kw", {"site": np.arange(n_sites)}, 0, 2 * upper)
 
     def _add_site_max(self) -> list[tuple[int, int, Term]]:
         """A column for each term that is a maximum over sites."""
@@ -285,7 +284,7 @@ class Formulation:
         if not found:
             return found
         site, _ = self._scopes()
-        upper = np.concatenate([np.asarray(b[1]) for b in self._builder._column_bounds])
+        upper = self._builder.column_upper
         reach = []
         for _, _, term in found:
             size = np.abs(self._vector(term.metric)) * np.where(np.isfinite(upper), upper, np.inf)
