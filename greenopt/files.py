@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -15,6 +16,8 @@ from greenopt.errors import InputError, Problem
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file so that an interruption leaves the old file or the new one, never half."""
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:

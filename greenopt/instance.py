@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -265,8 +266,8 @@ class Quantity:
 
     def _nested(self, array: np.ndarray) -> Any:
         if self.null is None:
-            return array.tolist()
-        boxed = array.astype(object)
+            return np.asarray(array).tolist()
+        boxed = np.array(array, dtype=object)
         boxed[array == self.null] = None
         return boxed.tolist()
 
@@ -463,31 +464,39 @@ class Instance(Part):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the instance file, whole or not at all; ``.gz`` compresses."""
-        write_json(path, json.loads(self._json()))
+        write_json(path, json.loads(_canonical_json(self.document())))
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated anew."""
         return self.parse({**self.document(), **changes}, f"{type(self).__name__}.replace")
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Digest of the content, the same for equal instances."""
-        return hashlib.sha256(self._json().encode()).hexdigest()
-
-    def _json(self) -> str:
-        return json.dumps(self.document(), sort_keys=True, allow_nan=False, default=_plain)
+        """Digest of the content: the same numbers give the same digest, however they are stored."""
+        document = self.document()
+        arrays = {n: v for n, v in self if isinstance(v, np.ndarray)}
+        rest = {n: v for n, v in document.items() if n not in arrays}
+        digest = hashlib.sha256(_canonical_json(rest).encode())
+        for name, array in sorted(arrays.items()):
+            numbers = array if array.dtype == bool else array.astype("<f8") + 0.0  # -0.0 is 0.0
+            digest.update(f"{name}{array.shape}".encode() + numbers.tobytes())
+        return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self._json() == other._json()
+        return isinstance(other, type(self)) and self.sha256 == other.sha256
 
     def __hash__(self) -> int:
-        return hash(self._json())
+        return hash(self.sha256)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON Schema (draft 2020-12) of the file format."""
         schema = cls.model_json_schema()
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _canonical_json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, allow_nan=False, default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from greenopt.errors import InstanceError, Problem
@@ -50,7 +52,7 @@ def to_model(instance: Instance) -> Model:
     return model
 
 
-def to_pyomo(instance: Instance, stage: int = 0) -> Any:
+def to_pyomo(instance: Instance, stage: int = 0, fixed: Sequence[float] = ()) -> Any:
     """The instance as the Pyomo model of ``greenopt.formulations``, to extend and solve.
 
     Parameters
@@ -59,12 +61,12 @@ def to_pyomo(instance: Instance, stage: int = 0) -> Any:
         The problem.
     stage : int
         Stage of the objective.
+    fixed : sequence of float
+        Values of the earlier stages, which this one may worsen by their tolerance only.
 
     Returns
     -------
     pyomo.environ.ConcreteModel
         Readable and slow on purpose: meant for side constraints, study, and checking.
     """
-    from importlib import import_module
-
-    return import_module(f"greenopt.formulations.{instance.problem}").build(instance, stage)
+    return import_module(f"greenopt.formulations.{instance.problem}").build(instance, stage, fixed)

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fields = ("price", "water", "carbon", "over_sites")
         chosen = {options.name: {field: getattr(options, field) for field in fields}}
     for name, weights in chosen.items():
+        options.out.mkdir(parents=True, exist_ok=True)
         eglb_csv(options.data, name=name, **weights).save(options.out / f"{name}.json.gz")
 
 

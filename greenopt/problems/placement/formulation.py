@@ -150,7 +150,8 @@ def _groups(profile: Profile, offered: Any) -> IntArray:
 class Formulation:
     """The model of one instance, with what is needed to read its solution back.
 
-    The rows named in `elastic_rows` may give way when infeasibility is explained.
+    When infeasibility is explained, the rows in the first entry of `elastic_rows` that suffices may
+    give way: budgets are questioned before demand is.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ class Formulation:
         Sparse arrays with named blocks.
     """
 
-    elastic_rows = ("demand", "budget")
+    elastic_rows = (("budget",), ("demand", "budget"))
 
     def __init__(self, instance: PlacementInstance) -> None:
         self.instance = instance
@@ -231,9 +232,9 @@ class Formulation:
             fixed = (sets["model"].index(profile.model), sets["mode"].index(profile.mode))
             n, m, p = (np.full(len(t), v) for v in (*fixed, service.index))
             parts.append([t, s, n, m, level, p, self._most_instances(service, t, s, level)])
-        t, s, n, m, level, p, upper = (np.concatenate(c) for c in zip(*parts, strict=True))
-        order = np.argsort(t, kind="stable")
-        t, s, n, m, level, p, upper = (c[order] for c in (t, s, n, m, level, p, upper))
+        joined: list[Any] = [np.concatenate(c) for c in zip(*parts, strict=True)]
+        order = np.argsort(joined[0], kind="stable")
+        t, s, n, m, level, p, upper = (column[order] for column in joined)
         codes = {"period": t, "site": s, "model": n, "mode": m, "level": level}
         return self._builder.add_columns("instances", codes, 0, 2 * upper), p, upper
 

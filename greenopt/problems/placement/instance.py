@@ -519,13 +519,14 @@ class PlacementInstance(Instance):
     def _budgets_fit(cls, value: tuple[Budget, ...], info: ValidationInfo) -> Any:
         found: Found = []
         custom = labels(info.data.get("custom_metrics", ()))
+        charged = info.data.get("demand_charge_usd_per_kw") is not None
         for i, budget in enumerate(value):
             if text := _metric_problem(budget.metric, custom):
                 found.append(((i, "metric"), text))
             found += _axis_problems(budget.limit, _PS, info.data, (i, "limit"))
             if budget.metric in SITELESS and "site" in budget.limit.axes:
                 found.append(((i, "limit"), f"{budget.metric} belongs to no site"))
-            if budget.metric in PERIODLESS and "period" in budget.limit.axes:
+            if charged and budget.metric in PERIODLESS and "period" in budget.limit.axes:
                 text = "the demand charge belongs to no single period; budget a component instead"
                 found.append(((i, "limit"), text))
         if twice := _duplicates(labels(value)):
