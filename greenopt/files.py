@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def read_json(path: str | os.PathLike[str], error: type[InputError]) -> dict[str
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_object_without_duplicates)
-    except (OSError, EOFError) as problem:
+    except (OSError, EOFError, zlib.error) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise refuse(f"cannot be read: {reason}") from None
     except UnicodeDecodeError as problem:

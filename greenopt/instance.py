@@ -12,27 +12,25 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
 )
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from greenopt.errors import InstanceError, Problem
 from greenopt.files import read_json, write_json
+from greenopt.validation import Part, Positive, Text, line_errors, problems_of
 
 AXIS_FIELDS = {
     "period": "periods",
@@ -46,36 +44,12 @@ AXIS_FIELDS = {
 }
 """Name of the field that lists the members of each axis."""
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
-NonNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
-Fraction = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=1)]
-Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
-
 
 def labels(members: Any) -> tuple[str, ...]:
     """Names of the members of a set field: strings, objects with a name, or periods."""
     if hasattr(members, "start"):
         return tuple(members.start)
     return tuple(member if isinstance(member, str) else member.name for member in members)
-
-
-def element_path(index: Sequence[int | str]) -> str:
-    """JSON-path suffix of a nested position: ``[3][1]`` for numbers, ``.name`` for keys."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in index)
-
-
-def line_errors(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
-    """Bundle several located problems so that pydantic reports each at its own place."""
-    return ValidationError.from_exception_data(
-        "greenopt",
-        [
-            InitErrorDetails(
-                type=PydanticCustomError("greenopt", "{text}", {"text": text}), loc=loc, input=None
-            )
-            for loc, text in found
-        ],
-    )
 
 
 @dataclass(frozen=True)
@@ -172,6 +146,7 @@ class Quantity:
             raise line_errors([((), 'expected {"axes": [...], "values": ...}')])
         array = self._numbers(nested, given, prefix)
         if self.axes is None:
+            array.flags.writeable = False
             return AxisArray(given, array)
         return self._full(array, given, prefix, info.data or {})
 
@@ -194,16 +169,7 @@ class Quantity:
         if array.ndim != len(axes):
             raise line_errors([(prefix, self._shape_message(nested, axes))])
         flat = array.ravel()
-        wanted: tuple[type, ...] = (
-            (bool, np.bool_) if self.boolean else (int, float, np.integer, np.floating)
-        )
-        unwanted: tuple[type, ...] = () if self.boolean else (bool, np.bool_)
-        bad = [
-            position
-            for position, element in enumerate(flat)
-            if (not isinstance(element, wanted) or isinstance(element, unwanted))
-            and not (element is None and self.null is not None)
-        ]
+        bad = [i for i, element in enumerate(flat) if not self._is_element(element)]
         if not bad:
             if self.boolean:
                 return np.asarray(array.astype(bool))
@@ -212,17 +178,33 @@ class Quantity:
             bad = list(np.flatnonzero(given & ~self._in_range(numbers)))
             if not bad:
                 return numbers.reshape(array.shape)
-        shown = bad[:5]
-        found = [
-            (
-                prefix + tuple(int(i) for i in np.unravel_index(position, array.shape)),
-                f"is {flat[position]!r}; {self.expectation()}",
-            )
-            for position in shown
-        ]
-        if len(bad) > len(shown):
-            found.append((prefix, f"and {len(bad) - len(shown)} more elements like these"))
-        raise line_errors(found)
+        raise line_errors(self._bad_elements(array, bad, prefix))
+
+    def _is_element(self, element: Any) -> bool:
+        if element is None:
+            return self.null is not None
+        if isinstance(element, bool | np.bool_):
+            return self.boolean
+        if self.boolean or not isinstance(element, int | float | np.integer | np.floating):
+            return False
+        try:
+            float(element)
+        except OverflowError:
+            return False
+        return True
+
+    def _bad_elements(
+        self, array: np.ndarray, bad: Sequence[int], prefix: tuple[str, ...]
+    ) -> list[tuple[tuple[int | str, ...], str]]:
+        found: list[tuple[tuple[int | str, ...], str]] = []
+        for position in bad[:5]:
+            at = tuple(int(i) for i in np.unravel_index(position, array.shape))
+            shown = repr(array.ravel()[position])
+            shown = shown if len(shown) <= 60 else shown[:57] + "..."
+            found.append(((*prefix, *at), f"is {shown}; {self.expectation()}"))
+        if len(bad) > len(found):
+            found.append((prefix, f"and {len(bad) - len(found)} more elements like these"))
+        return found
 
     def _in_range(self, numbers: np.ndarray) -> Any:
         good = np.isfinite(numbers)
@@ -249,7 +231,11 @@ class Quantity:
         wrong = shape_problems(array, given, data)
         if wrong:
             raise line_errors([(prefix, text) for text in wrong])
-        sizes = [len(labels(data[f])) if (f := AXIS_FIELDS[a]) in data else 0 for a in self.axes]
+        own = dict(zip(given, array.shape, strict=True))  # where the set itself is at fault
+        sizes = [
+            len(labels(data[field])) if (field := AXIS_FIELDS[axis]) in data else own.get(axis, 1)
+            for axis in self.axes
+        ]
         return broadcast(array, given, self.axes, sizes)
 
     def _encode(self, value: Any) -> Any:
@@ -304,14 +290,6 @@ def shape_problems(array: np.ndarray, axes: Sequence[str], data: Mapping[str, An
         if field in data and length != (size := len(labels(data[field]))):
             problems.append(f"has {length} entries along {axis}, expected {size} (see $.{field})")
     return problems
-
-
-class Part(BaseModel):
-    """Base of everything inside an instance file: immutable, no unknown fields."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
 
 
 class Periods(Part):
@@ -429,7 +407,7 @@ class Instance(Part):
         try:
             return cls.model_validate(dict(document))
         except ValidationError as error:
-            raise InstanceError(source, list(_problems(error))) from None
+            raise InstanceError(source, list(problems_of(error))) from None
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -494,6 +472,12 @@ class Instance(Part):
         schema = cls.model_json_schema()
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(members)} {axis}" for axis, members in self.sets.items())
+        return f"<{type(self).__name__} {getattr(self, 'name', '')!r}: {sizes}>"
+
+    __str__ = __repr__
+
 
 def _canonical_json(document: Mapping[str, Any]) -> str:
     return json.dumps(document, sort_keys=True, allow_nan=False, default=_plain)
@@ -503,28 +487,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     raise TypeError(f"cannot write {type(value).__name__}")
-
-
-def _problems(error: ValidationError) -> Iterator[Problem]:
-    for line in error.errors(include_url=False):
-        kind, loc = line["type"], [p for p in line["loc"] if not _is_branch(p)]
-        path = "$" + element_path(loc)
-        if kind == "greenopt":
-            yield Problem(path, line["msg"])
-        elif kind == "extra_forbidden":
-            yield Problem(path, "is not a field of this format (misspelt, or of another version)")
-        elif kind == "missing":
-            yield Problem(path, "is missing")
-        else:
-            shown = repr(line["input"])
-            shown = shown if len(shown) <= 60 else shown[:57] + "..."
-            message = line["msg"][0].lower() + line["msg"][1:]
-            yield Problem(path, f"is {shown}; {message.replace('input should be', 'expected')}")
-
-
-def _is_branch(part: int | str) -> bool:
-    """Pydantic names the branch of a union in the location; it is not in the file."""
-    return isinstance(part, str) and ("[" in part or part in {"float", "str", "int", "none"})
 
 
 def _frame_to_axis_array(
@@ -552,7 +514,9 @@ def _frame_to_axis_array(
         sizes.append(len(members))
         codes.append(np.array(found, dtype=int))
     if not axes:
-        return AxisArray((), np.asarray(frame[field].iloc[0]))
+        if len(frame) != 1:
+            raise refuse(f"the frame has {len(frame)} rows and no axis, expected one row")
+        return AxisArray((), np.asarray(frame[field].iloc[0], dtype=object))
     flat = np.ravel_multi_index(tuple(codes), tuple(sizes))
     counts = np.bincount(flat, minlength=math.prod(sizes))
     if (counts != 1).any():

@@ -35,7 +35,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     """
     document = read_json(path, InstanceError)
     problem = document.get("problem")
-    if problem not in PROBLEMS:
+    if not isinstance(problem, str) or problem not in PROBLEMS:
         text = f"is {problem!r}, expected one of {list(PROBLEMS)}"
         raise InstanceError(str(path), [Problem("$.problem", text)])
     return instance_class(problem).parse(document, str(path))

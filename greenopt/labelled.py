@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from greenopt.errors import Problem
-
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -55,7 +53,9 @@ class LabelledArray:
     ) -> LabelledArray:
         """Keep the nonzero elements of a dense array."""
         array = np.asarray(dense, dtype=float)
-        codes = np.array(np.nonzero(array), dtype=np.int64).reshape(array.ndim, -1)
+        if array.ndim == 0:
+            return cls(name, unit, {}, np.zeros((0, 1), dtype=np.int64), array.reshape(1))
+        codes = np.array(np.nonzero(array), dtype=np.int64)
         return cls(name, unit, dict(labels), codes, array[tuple(codes)])
 
     def dense(self) -> FloatArray:
@@ -101,62 +101,3 @@ class LabelledArray:
             "codes": {axis: self.codes[i].tolist() for i, axis in enumerate(self.axes)},
             "values": self.values.tolist(),
         }
-
-    @classmethod
-    def parse(
-        cls,
-        name: str,
-        document: Any,
-        shared_labels: Mapping[str, Sequence[str]],
-        path: str,
-        problems: list[Problem],
-    ) -> LabelledArray | None:
-        """Read the JSON form; problems are appended with their paths, and None returned."""
-        before = len(problems)
-        wanted = {"unit", "axes", "codes", "values"}
-        if not isinstance(document, dict) or not wanted <= set(document) <= {*wanted, "labels"}:
-            problems.append(Problem(path, f"expected an object with {sorted(wanted)}"))
-            return None
-        axes = document["axes"]
-        every = {**shared_labels, **document.get("labels", {})}
-        if not isinstance(axes, list) or not all(isinstance(a, str) and a in every for a in axes):
-            problems.append(Problem(f"{path}.axes", f"is {axes!r}, expected some of {list(every)}"))
-            return None
-        values = _numbers(document["values"], f"{path}.values", problems)
-        codes = [
-            _positions(document["codes"], axis, len(every[axis]), len(values), path, problems)
-            for axis in axes
-        ]
-        if len(problems) > before:
-            return None
-        array = np.array(codes, dtype=np.int64).reshape(len(axes), len(values))
-        if len(np.unique(array, axis=1).T) != len(values) and axes:
-            problems.append(Problem(f"{path}.codes", "names one position twice"))
-            return None
-        labels = {axis: tuple(every[axis]) for axis in axes}
-        return cls(name, str(document["unit"]), labels, array, values)
-
-
-def _numbers(given: Any, path: str, problems: list[Problem]) -> FloatArray:
-    try:
-        values = np.array(given, dtype=float)
-    except (TypeError, ValueError):
-        values = np.full(1, np.nan)
-    if values.ndim != 1 or not np.isfinite(values).all() or not isinstance(given, list):
-        problems.append(Problem(path, "expected a list of finite numbers"))
-        return np.zeros(0)
-    return values
-
-
-def _positions(
-    given: Any, axis: str, size: int, count: int, path: str, problems: list[Problem]
-) -> IntArray:
-    place = f"{path}.codes.{axis}"
-    codes = given.get(axis) if isinstance(given, dict) else None
-    if not isinstance(codes, list) or not all(type(c) is int and 0 <= c < size for c in codes):
-        problems.append(Problem(place, f"expected a list of positions from 0 to {size - 1}"))
-        return np.zeros(count, dtype=np.int64)
-    if len(codes) != count:
-        problems.append(Problem(place, f"has {len(codes)} entries, expected {count} as values"))
-        return np.zeros(count, dtype=np.int64)
-    return np.array(codes, dtype=np.int64)

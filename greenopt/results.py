@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from greenopt.errors import Problem, SolutionError
 from greenopt.files import read_json, write_json
 from greenopt.labelled import LabelledArray
+from greenopt.validation import (
+    NonNegative,
+    NotBoolean,
+    Number,
+    Part,
+    Text,
+    Whole,
+    line_errors,
+    problems_of,
+)
 
 SCHEMA_VERSION = 1
 
@@ -294,108 +304,194 @@ class Solution:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], source: str = "solution") -> Solution:
-        """Build a solution from the content of its file; derived fields are recomputed."""
-        problems: list[Problem] = []
-        get = _Getter(document, problems)
-        sets = {
-            axis: tuple(members)
-            for axis, members in get("sets", dict).items()
-            if _is_list_of_text(members, f"$.sets.{axis}", problems)
-        }
-        status = get("status", str)
-        if status not in list(Status):
-            problems.append(Problem("$.status", f"is {status!r}, expected one of {list(Status)}"))
-        if get("kind", str) != "solution" or get("schema_version", int) != SCHEMA_VERSION:
-            text = f"expected kind 'solution' and schema_version {SCHEMA_VERSION}"
-            problems.append(Problem("$.schema_version", text))
-        decision = _arrays(get("decision", dict), sets, "$.decision", problems)
-        stages = tuple(
-            _stage(stage, sets, f"$.stages[{i}]", problems)
-            for i, stage in enumerate(get("stages", list))
+        """Build a solution from the content of its file.
+
+        Objective, bound and gaps at the top of the file are those of its last stage; where they
+        are given they must agree.
+
+        Raises
+        ------
+        SolutionError
+            With every problem found, each with its JSON path.
+        """
+        try:
+            read = _SolutionFile.model_validate(dict(document))
+        except ValidationError as error:
+            raise SolutionError(source, list(problems_of(error))) from None
+        solution = cls(
+            **{name: getattr(read, name) for name in _PLAIN},
+            status=Status(read.status),
+            sets=dict(read.sets),
+            decision={n: a.array(n, read.sets) for n, a in read.decision.items()},
+            stages=tuple(stage.result(read.sets) for stage in read.stages),
         )
-        rest = {
-            name: get(name, kind)
-            for name, kind in (
-                ("problem", str), ("instance", str), ("instance_sha256", str), ("method", str),
-                ("solver", str), ("metrics", dict), ("metrics_by", dict), ("runtime_s", dict),
-                ("seed", int), ("threads", int), ("versions", dict), ("report", dict),
-            )
-        }  # fmt: skip
-        _check_metrics(rest["metrics"], rest["metrics_by"], problems)
+        problems = [
+            Problem(f"$.{name}", f"is {given!r}, but the last stage gives {own!r}")
+            for name in ("objective", "bound", "bound_source", "gap", "gap_abs")
+            if name in document
+            and not _same(given := document[name], own := getattr(solution, name))
+        ]
         if problems:
             raise SolutionError(source, problems)
-        return cls(**rest, status=Status(status), sets=sets, decision=decision, stages=stages)
+        return solution
 
 
-class _Getter:
-    """Takes fields out of a document, noting what is missing or of another type."""
+_PLAIN = (
+    "problem",
+    "instance",
+    "instance_sha256",
+    "method",
+    "solver",
+    "metrics",
+    "metrics_by",
+    "runtime_s",
+    "seed",
+    "threads",
+    "versions",
+    "report",
+)
 
-    def __init__(self, document: Mapping[str, Any], problems: list[Problem]) -> None:
-        self.document, self.problems = document, problems
-
-    def __call__(self, name: str, kind: type) -> Any:
-        value = self.document.get(name)
-        if name not in self.document:
-            self.problems.append(Problem(f"$.{name}", "is missing"))
-        elif not isinstance(value, kind) or isinstance(value, bool):
-            shown = json.dumps(value, default=str)[:60]
-            self.problems.append(Problem(f"$.{name}", f"is {shown}, expected {kind.__name__}"))
-        else:
-            return value
-        return kind()
+Labels = tuple[Text, ...]
 
 
-def _check_metrics(
-    totals: Mapping[str, Any], tables: Mapping[str, Any], problems: list[Problem]
+def _bad_numbers(tree: Any, at: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
+    """Places of numbers that are not finite, in nested lists and objects."""
+    if isinstance(tree, float) and not np.isfinite(tree):
+        yield at
+    members = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, member in members if isinstance(tree, dict | list) else ():
+        yield from _bad_numbers(member, (*at, key))
+
+
+def _all_finite(tree: Any) -> Any:
+    if bad := list(_bad_numbers(tree)):
+        raise line_errors([(at, "is not a finite number") for at in bad[:5]])
+    return tree
+
+
+Finite = Annotated[Any, AfterValidator(_all_finite)]
+Grid = Annotated[list[Any], AfterValidator(_all_finite)]
+Position = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+
+class _ArrayFile(Part):
+    """A labelled array as it stands in a file."""
+
+    unit: Text
+    axes: Labels
+    labels: dict[Text, Labels] = Field(default_factory=dict)
+    codes: dict[Text, list[Position]]
+    values: list[Number]
+
+    def array(self, name: str, shared: Mapping[str, Labels]) -> LabelledArray:
+        every = {**shared, **self.labels}
+        codes = np.array([self.codes[axis] for axis in self.axes], dtype=np.int64)
+        return LabelledArray(
+            name,
+            self.unit,
+            {axis: every[axis] for axis in self.axes},
+            codes.reshape(len(self.axes), len(self.values)),
+            np.array(self.values, dtype=float),
+        )
+
+    def problems(self, shared: Mapping[str, Labels]) -> list[tuple[str, str]]:
+        """What does not fit together, by field."""
+        every = {**shared, **self.labels}
+        if len(set(self.axes)) != len(self.axes):
+            return [("axes", f"names an axis twice in {list(self.axes)}")]
+        if unknown := [axis for axis in self.axes if axis not in every]:
+            return [("axes", f"{axis!r} has no labels") for axis in unknown]
+        if set(self.codes) != set(self.axes):
+            return [("codes", f"names {sorted(self.codes)}, expected each of {list(self.axes)}")]
+        found: list[tuple[str, str]] = []
+        for axis, codes in self.codes.items():
+            if len(codes) != len(self.values):
+                text = f"has {len(codes)} entries, expected {len(self.values)} as in values"
+                found.append((f"codes.{axis}", text))
+            if codes and max(codes) >= (size := len(every[axis])):
+                found.append(
+                    (f"codes.{axis}", f"{max(codes)} is beyond the last label, {size - 1}")
+                )
+        if not self.axes and len(self.values) > 1:
+            found.append(("values", "an array without axes holds one number"))
+        places = list(zip(*self.codes.values(), strict=False))
+        if not found and self.axes and len(set(places)) != len(places):
+            found.append(("codes", "names one position twice"))
+        return found
+
+
+class _StageFile(Part):
+    """A stage as it stands in a file."""
+
+    objective: Number
+    bound: Number | None
+    bound_source: Literal["own-dual", "tree", "lp", "exact", "none"]
+    marginals: dict[Text, _ArrayFile] = Field(default_factory=dict)
+
+    def result(self, shared: Mapping[str, Labels]) -> StageResult:
+        bound = -np.inf if self.bound is None else self.bound
+        marginals = {n: a.array(n, shared) for n, a in self.marginals.items()}
+        return StageResult(self.objective, bound, self.bound_source, marginals)
+
+
+class _SolutionFile(Part):
+    """A solution file: strict types, and arrays that fit its sets."""
+
+    kind: Literal["solution"]
+    schema_version: Annotated[Literal[1], NotBoolean]
+    problem: Text
+    instance: Text
+    instance_sha256: Text
+    method: Text
+    solver: Text
+    status: Literal["optimal", "feasible", "infeasible", "unbounded", "limit", "error"]
+    objective: Number | None = None
+    bound: Number | None = None
+    bound_source: Text = "none"
+    gap: Number | None = None
+    gap_abs: Number | None = None
+    metrics: dict[Text, Number | None]
+    metrics_by: dict[Text, dict[Text, Grid]]
+    runtime_s: dict[Text, NonNegative]
+    seed: Whole
+    threads: Whole
+    versions: dict[Text, Text]
+    report: dict[Text, Finite]
+    sets: dict[Text, Labels]
+    decision: dict[Text, _ArrayFile]
+    stages: tuple[_StageFile, ...]
+
+    @field_validator("decision")
+    @classmethod
+    def _decision_fits(cls, value: dict[str, _ArrayFile], info: ValidationInfo) -> Any:
+        _refuse_misfits([((), value)], info.data.get("sets"))
+        return value
+
+    @field_validator("stages")
+    @classmethod
+    def _marginals_fit(cls, value: tuple[_StageFile, ...], info: ValidationInfo) -> Any:
+        places = [((i, "marginals"), stage.marginals) for i, stage in enumerate(value)]
+        _refuse_misfits(places, info.data.get("sets"))
+        return value
+
+
+def _refuse_misfits(
+    places: Sequence[tuple[tuple[int | str, ...], Mapping[str, _ArrayFile]]],
+    sets: Mapping[str, Labels] | None,
 ) -> None:
-    for name, value in totals.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and np.isfinite(value)):
-            text = f"is {value!r}, expected a finite number or null"
-            problems.append(Problem(f"$.metrics.{name}", text))
-    for axis, table in tables.items():
-        if not isinstance(table, dict):
-            problems.append(Problem(f"$.metrics_by.{axis}", "expected an object of lists"))
+    if sets is None:  # already reported
+        return
+    found = [
+        ((*at, name, field), text)
+        for at, arrays in places
+        for name, array in arrays.items()
+        for field, text in array.problems(sets)
+    ]
+    if found:
+        raise line_errors(found)
 
 
-def _is_list_of_text(given: Any, path: str, problems: list[Problem]) -> bool:
-    good = isinstance(given, list) and all(isinstance(member, str) for member in given)
-    if not good:
-        problems.append(Problem(path, "expected a list of labels"))
-    return good
-
-
-def _arrays(
-    given: Any, sets: Mapping[str, tuple[str, ...]], path: str, problems: list[Problem]
-) -> dict[str, LabelledArray]:
-    if not isinstance(given, dict):
-        problems.append(Problem(path, "expected an object of arrays"))
-        return {}
-    read = {
-        name: LabelledArray.parse(name, array, sets, f"{path}.{name}", problems)
-        for name, array in given.items()
-    }
-    return {name: array for name, array in read.items() if array is not None}
-
-
-def _stage(
-    given: Any, sets: Mapping[str, tuple[str, ...]], path: str, problems: list[Problem]
-) -> StageResult:
-    if not isinstance(given, dict):
-        problems.append(Problem(path, "expected an object"))
-        return StageResult(np.nan, -np.inf, "none")
-    values = {}
-    for name in ("objective", "bound"):
-        value = given.get(name)
-        if value is None and name == "bound":
-            value = -np.inf
-        elif (
-            isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value)
-        ):
-            problems.append(Problem(f"{path}.{name}", f"is {value!r}, expected a finite number"))
-            value = np.nan
-        values[name] = float(value)
-    marginals = _arrays(given.get("marginals", {}), sets, f"{path}.marginals", problems)
-    return StageResult(
-        values["objective"], values["bound"], str(given.get("bound_source", "none")), marginals
-    )
+def _same(given: Any, own: Any) -> bool:
+    if isinstance(given, float | int) and isinstance(own, float | int):
+        return abs(given - own) <= 1e-12 * max(1e-300, abs(given), abs(own))
+    return bool(given == own)

@@ -14,24 +14,29 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from greenopt.instance import (
     AXIS_FIELDS,
     AxisArray,
-    Fraction,
     Instance,
-    NonNegative,
-    Number,
-    Part,
     Periods,
-    Positive,
     Provenance,
     Quantity,
-    Text,
     labels,
-    line_errors,
     shape_problems,
 )
 from greenopt.labelled import BoolArray, FloatArray
 from greenopt.physics.energy import PowerBoundary
 from greenopt.physics.latency import quantile
 from greenopt.problems.placement.metrics import METRICS, PERIODLESS, SITELESS
+from greenopt.validation import (
+    Fraction,
+    NonNegative,
+    NotBoolean,
+    Number,
+    Part,
+    Positive,
+    Table,
+    Text,
+    Whole,
+    line_errors,
+)
 
 Statistic = Literal["mean", "p50", "p90", "p95", "p99", "max"]
 Found = list[tuple[tuple[int | str, ...], str]]
@@ -114,7 +119,7 @@ class Level(Part):
     power_w: NonNegative
     """Power of one instance at the profile's boundary, W."""
 
-    itl_s: dict[Statistic, NonNegative]
+    itl_s: Table[Statistic, NonNegative]
     """Inter-token latency by statistic (mean, p50, p90, p95, p99, max), s."""
 
     prefill_s: tuple[NonNegative, ...]
@@ -186,7 +191,7 @@ class RequestClass(Part):
     output_tokens: Distribution
     """Distribution of output lengths."""
 
-    work_per_request: dict[Text, Positive]
+    work_per_request: Table[Text, Positive]
     """For each mode of the model: work of one request in reference requests of the profile."""
 
     egress_bytes_per_request: NonNegative
@@ -223,7 +228,7 @@ class CarbonSignal(Part):
     provider: Text
     """Who computed it."""
 
-    year: int
+    year: Whole
     """Year of the series."""
 
 
@@ -325,7 +330,7 @@ class PlacementInstance(Instance):
     problem: Literal["placement"]
     """Always "placement"."""
 
-    schema_version: Literal[1]
+    schema_version: Annotated[Literal[1], NotBoolean]
     """Version of this format."""
 
     name: Text
@@ -518,7 +523,7 @@ class PlacementInstance(Instance):
     @classmethod
     def _budgets_fit(cls, value: tuple[Budget, ...], info: ValidationInfo) -> Any:
         found: Found = []
-        custom = labels(info.data.get("custom_metrics", ()))
+        custom = _custom_names(info.data)
         charged = info.data.get("demand_charge_usd_per_kw") is not None
         for i, budget in enumerate(value):
             if text := _metric_problem(budget.metric, custom):
@@ -539,7 +544,7 @@ class PlacementInstance(Instance):
     @classmethod
     def _objective_fits(cls, value: tuple[Stage, ...], info: ValidationInfo) -> Any:
         found: Found = []
-        custom = labels(info.data.get("custom_metrics", ()))
+        custom = _custom_names(info.data)
         unmet = any(k.unmet_price_usd is not None for k in info.data.get("classes", ()))
         charged = info.data.get("demand_charge_usd_per_kw") is not None
         for s, stage in enumerate(value):
@@ -622,10 +627,15 @@ def _axis_problems(
     return [(at, text) for text in shape_problems(array.values, array.axes, data)]
 
 
-def _metric_problem(name: str, custom: Sequence[str]) -> str | None:
-    if name in custom:
-        return None
+def _custom_names(data: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Names of the custom metrics, None where their field is at fault itself."""
+    return labels(data["custom_metrics"]) if "custom_metrics" in data else None
+
+
+def _metric_problem(name: str, custom: Sequence[str] | None) -> str | None:
     if name not in METRICS:
+        if custom is None or name in custom:
+            return None
         return f"{name!r} is not a metric; known are {sorted([*METRICS, *custom])}"
     if METRICS[name].kind == "report":
         hint = "carbon_kg" if name.startswith("carbon") else "ttft_mean_s or ttft_request_s"
