@@ -358,8 +358,8 @@ def _bad_numbers(tree: Any, at: tuple[int | str, ...] = ()) -> Iterator[tuple[in
     """Places of numbers that are not finite, in nested lists and objects."""
     if isinstance(tree, float) and not np.isfinite(tree):
         yield at
-    members = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for key, member in members if isinstance(tree, dict | list) else ():
+    inside = tree if isinstance(tree, dict | list) else []
+    for key, member in inside.items() if isinstance(inside, dict) else enumerate(inside):
         yield from _bad_numbers(member, (*at, key))
 
 
