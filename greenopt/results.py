@@ -356,7 +356,8 @@ Labels = tuple[Text, ...]
 
 def _bad_numbers(tree: Any, at: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
     """Places of numbers that are not finite, in nested lists and objects."""
-    if isinstance(tree, float) and not np.isfinite(tree):
+    number = isinstance(tree, int | float)
+    if number and not abs(tree) <= np.finfo(float).max:
         yield at
     inside = tree if isinstance(tree, dict | list) else []
     for key, member in inside.items() if isinstance(inside, dict) else enumerate(inside):
