@@ -271,6 +271,8 @@ def _stem(path: Path) -> str:
 
 def _certificate_line(certificate: Any) -> str:
     last = certificate.stages[-1]
+    if last.proved_bound is None:
+        return "no bound proved"
     if not certificate.ok:
         return f"NOT proved: claimed bound {last.claimed_bound}, proved {last.proved_bound}"
     gap = "" if last.proved_gap is None else f", gap {last.proved_gap:.1e}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -357,7 +358,7 @@ Labels = tuple[Text, ...]
 def _bad_numbers(tree: Any, at: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
     """Places of numbers that are not finite, in nested lists and objects."""
     number = isinstance(tree, int | float)
-    if number and not abs(tree) <= np.finfo(float).max:
+    if number and not abs(tree) <= sys.float_info.max:
         yield at
     inside = tree if isinstance(tree, dict | list) else []
     for key, member in inside.items() if isinstance(inside, dict) else enumerate(inside):

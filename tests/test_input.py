@@ -237,6 +237,7 @@ def test_gzip_holds_what_the_plain_file_holds(tmp_path: Path) -> None:
     assert go.load(plain) == go.load(packed) == instance
     assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
     assert packed.read_bytes() == again.read_bytes()
+    assert packed.read_bytes()[4:8] == bytes(4)  # no time stamp
 
 
 def test_gzip_with_a_fault_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1231,8 +1232,8 @@ BAD_FRAMES: dict[str, tuple[pd.DataFrame, str, str]] = {
     "a value missing": (pue_frame(pue=[1.1, float("nan")]), "$.pue[1]", "is nan"),
     "text for a number": (pue_frame(pue=[1.1, "1.2"]), "$.pue[1]", "is '1.2'"),
     "no rows": (pue_frame().iloc[:0], "$.pue", "['oregon'] stands 0 times"),
-    "two rows and no axis": (pd.DataFrame({"pue": [1.1, 1.2]}), "$.pue", "2 times"),
-    "no rows and no axis": (pd.DataFrame({"pue": []}), "$.pue", "0 times"),
+    "two rows and no axis": (pd.DataFrame({"pue": [1.1, 1.2]}), "$.pue", "2"),
+    "no rows and no axis": (pd.DataFrame({"pue": []}), "$.pue", "0"),
 }
 
 
@@ -1261,6 +1262,51 @@ def test_frames_and_other_faults_are_reported() -> None:
     with pytest.raises(go.InstanceError) as caught:
         go.PlacementInstance.from_frames({**rest, "ewif_set": "", "price_basis": "spot"}, **frames)
     assert [p.path for p in caught.value.problems] == ["$.ewif_set", "$.price_basis"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sites", 5),
+        ("sites", None),
+        ("sites", "oregon"),
+        ("sites", [["oregon"], "sweden"]),
+        ("sites", [{}, {}]),
+        ("periods", {"start": 5}),
+        ("periods", []),
+        ("classes", [{}]),
+        ("classes", 5),
+    ],
+)
+def test_frames_over_a_set_with_a_fault(field: str, value: Any) -> None:
+    """Where a set itself is wrong the frames over it cannot be read: refused, no exception."""
+    rest, frames = split(tiny())
+    with pytest.raises(go.InstanceError):
+        go.PlacementInstance.from_frames({**rest, field: value}, **frames)
+    rest.pop(field)
+    with pytest.raises(go.InstanceError):
+        go.PlacementInstance.from_frames(rest, **frames)
+
+
+@pytest.mark.parametrize("frame", [[1.1, 1.2], {"site": ["oregon"], "pue": [1.1]}, None])
+def test_frame_that_is_none(frame: Any) -> None:
+    """What is no frame is refused with the name of the array."""
+    rest = {k: v for k, v in tiny().items() if k != "pue"}
+    with pytest.raises((go.InstanceError, TypeError), match="pue"):
+        go.PlacementInstance.from_frames(rest, pue=frame)
+
+
+def test_frame_with_one_column_twice() -> None:
+    """Two columns of one name are ambiguous."""
+    rest = {k: v for k, v in tiny().items() if k != "pue"}
+    for columns in (["site", "site", "pue"], ["site", "pue", "pue"]):
+        rows = [["oregon", "oregon", 1.1], ["sweden", "sweden", 1.2]]
+        if columns[1] == "pue":
+            rows = [["oregon", 1.1, 1.1], ["sweden", 1.2, 1.2]]
+        with pytest.raises(go.InstanceError) as caught:
+            go.PlacementInstance.from_frames(rest, pue=pd.DataFrame(rows, columns=columns))
+        (line,) = str(caught.value).splitlines()
+        assert line.startswith("frames: $.pue: ")
 
 
 # Interrupted writing

@@ -162,3 +162,10 @@ def test_missing_highs_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "highspy", None)
     with pytest.raises(SolverError, match="ortools"):
         highs.load_highspy()
+
+
+@pytest.mark.parametrize(("lower", "expected"), [(0.0, "optimal"), (1.0, "infeasible")])
+def test_model_without_columns(lower: float, expected: str) -> None:
+    """Without columns a model is feasible exactly if its rows hold at zero."""
+    model = model_of([], np.zeros((1, 0)), [lower], [2.0], np.zeros(0), np.zeros(0))
+    assert solve_model(model).termination == expected

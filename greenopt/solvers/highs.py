@@ -221,8 +221,10 @@ def _result(highspy: Any, highs: Any, scaled: Any, runtime_s: float, integer: bo
         kinds.kIterationLimit: Termination.LIMIT,
         kinds.kSolutionLimit: Termination.LIMIT,
         kinds.kInterrupt: Termination.INTERRUPTED,
-        kinds.kModelEmpty: Termination.OPTIMAL,
     }.get(status, Termination.ERROR)
+    if status == kinds.kModelEmpty:  # no columns: the rows hold at zero or not at all
+        holds = (scaled.row_lower <= 0).all() and (scaled.row_upper >= 0).all()
+        termination = Termination.OPTIMAL if holds else Termination.INFEASIBLE
     solution = highs.getSolution()
     has_point = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     worth = termination in {Termination.LIMIT, Termination.INTERRUPTED} and has_point
