@@ -137,6 +137,13 @@ class Quantity:
             given, nested, prefix = self.axes, value, ()
         elif isinstance(value, AxisArray):
             given, nested, prefix = value.axes, value.values, ()
+        elif self.axes is not None and _is_frame(value):
+            data = info.data or {}
+            if any(AXIS_FIELDS[axis] not in data for axis in self.axes):
+                return np.zeros((1,) * len(self.axes))  # the set's own fault is reported
+            members = {axis: labels(data[AXIS_FIELDS[axis]]) for axis in self.axes}
+            given, nested = _read_frame(value, info.field_name or "", self.axes, members)
+            prefix = ()
         elif isinstance(value, Mapping):
             given, nested = self._subset(value)
             prefix = ("values",)
@@ -431,10 +438,21 @@ class Instance(Part):
         InstanceError
             If a column is missing, a label unknown, or a combination is missing or twice there.
         """
-        probe = dict(document)
-        for field, frame in frames.items():
-            probe[field] = _frame_to_axis_array(cls, field, frame, document)
-        return cls.parse(probe, "frames")
+        quantities = {
+            name
+            for name, info in cls.model_fields.items()
+            if any(isinstance(m, Quantity) for m in info.metadata)
+        }
+        problems = [
+            Problem(f"$.{name}", "is not an array field of this instance")
+            if name not in quantities
+            else Problem(f"$.{name}", f"is a {type(frame).__name__}, expected a pandas frame")
+            for name, frame in frames.items()
+            if name not in quantities or not _is_frame(frame)
+        ]
+        if problems:
+            raise InstanceError("frames", problems)
+        return cls.parse({**document, **frames}, "frames")
 
     def document(self) -> dict[str, Any]:
         """The instance as the content of its file."""
@@ -489,49 +507,39 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot write {type(value).__name__}")
 
 
-def _frame_to_axis_array(
-    cls: type[Instance], field: str, frame: Any, document: Mapping[str, Any]
-) -> AxisArray:
-    def refuse(message: str) -> InstanceError:
-        return InstanceError("frames", [Problem(f"$.{field}", message)])
-
-    info = cls.model_fields.get(field)
-    quantity = next((m for m in info.metadata if isinstance(m, Quantity)), None) if info else None
-    if quantity is None or quantity.axes is None:
-        raise refuse("is not an array field of this instance")
-    if field not in frame.columns:
-        raise refuse(f"the frame has no column {field!r}, only {list(frame.columns)}")
-    axes = tuple(column for column in frame.columns if column != field)
-    unknown = [axis for axis in axes if axis not in quantity.axes]
-    if unknown:
-        raise refuse(f"column {unknown[0]!r} is not one of the axes {list(quantity.axes)}")
-    sizes, codes = [], []
-    for axis in axes:
-        members = {label: i for i, label in enumerate(_raw_labels(document, AXIS_FIELDS[axis]))}
-        found = [members.get(label, -1) for label in frame[axis]]
-        if -1 in found:
-            raise refuse(f"{frame[axis].iloc[found.index(-1)]!r} is not a known {axis}")
-        sizes.append(len(members))
-        codes.append(np.array(found, dtype=int))
-    if not axes:
-        if len(frame) != 1:
-            raise refuse(f"the frame has {len(frame)} rows and no axis, expected one row")
-        return AxisArray((), np.asarray(frame[field].iloc[0], dtype=object))
-    flat = np.ravel_multi_index(tuple(codes), tuple(sizes))
-    counts = np.bincount(flat, minlength=math.prod(sizes))
+def _read_frame(
+    frame: Any, name: str, allowed: Sequence[str], members: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str, ...], Any]:
+    """Axes and values of a long frame: label columns, and a value column called `name`."""
+    columns = list(frame.columns)
+    axes = tuple(column for column in columns if column != name)
+    if len(set(columns)) != len(columns):
+        raise line_errors([((), f"the frame names a column twice: {columns}")])
+    if name not in columns:
+        raise line_errors([((), f"the frame has no column {name!r}, only {columns}")])
+    if unknown := [axis for axis in axes if axis not in allowed]:
+        text = f"column {unknown[0]!r} is not one of the axes {list(allowed)}"
+        raise line_errors([((), text)])
+    sizes = [len(members[axis]) for axis in axes]
+    places = np.zeros(len(frame), dtype=np.int64)
+    for axis, size in zip(axes, sizes, strict=True):
+        number = {label: i for i, label in enumerate(members[axis])}
+        codes = [number.get(label, -1) if isinstance(label, str) else -1 for label in frame[axis]]
+        if -1 in codes:
+            label = frame[axis].iloc[codes.index(-1)]
+            raise line_errors([((), f"{label!r} is not a known {axis}")])
+        places = places * size + np.array(codes, dtype=np.int64)
+    counts = np.bincount(places, minlength=math.prod(sizes))
     if (counts != 1).any():
-        where = np.unravel_index(int(np.flatnonzero(counts != 1)[0]), sizes)
-        names = [_raw_labels(document, AXIS_FIELDS[a])[i] for a, i in zip(axes, where, strict=True)]
-        raise refuse(f"{names} stands {counts[counts != 1][0]} times in the frame, expected once")
-    values = np.empty(math.prod(sizes), dtype=object)
-    values[flat] = frame[field].to_numpy(dtype=object)
-    return AxisArray(axes, values.reshape(sizes))
+        first = int(np.flatnonzero(counts != 1)[0])
+        at = np.unravel_index(first, sizes) if axes else ()
+        label = [members[axis][i] for axis, i in zip(axes, at, strict=True)]
+        text = f"{label} stands {counts[first]} times in the frame, expected once"
+        raise line_errors([((), text)])
+    values = np.empty(len(frame), dtype=object)
+    values[places] = frame[name].to_numpy(dtype=object)
+    return axes, values.reshape(sizes)
 
 
-def _raw_labels(document: Mapping[str, Any], field: str) -> list[str]:
-    members = document.get(field, [])
-    if isinstance(members, Mapping):
-        return list(members.get("start", []))
-    if hasattr(members, "start"):
-        return list(members.start)
-    return [m["name"] if isinstance(m, Mapping) else getattr(m, "name", m) for m in members]
+def _is_frame(value: Any) -> bool:
+    return hasattr(value, "columns") and hasattr(value, "iloc")

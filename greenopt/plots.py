@@ -84,7 +84,7 @@ def _draw_requests(ax: Any, solution: Solution, hours: list[str]) -> None:
     ax.set_title("Requests served by site (millions)", fontsize=10)
     step = max(1, len(hours) // 6)
     ax.set_xticks(range(0, len(hours), step), hours[::step], fontsize=8)
-    ax.set_ylim(0, 1.45 * served.sum(axis=1).max())  # head room for the legend
+    ax.set_ylim(0, 1.45 * served.sum(axis=1).max() or 1.0)  # head room for the legend
     ax.legend(fontsize=7, ncols=3, loc="upper left")
 
 

@@ -28,7 +28,7 @@ from greenopt.instance import AXIS_FIELDS, Quantity
 
 INSTANCES = Path(__file__).resolve().parents[1] / "instances" / "placement"
 PROPERTY = settings(
-    max_examples=2000,
+    max_examples=1000,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -796,7 +796,7 @@ def test_any_deletion() -> None:
 
 
 @given(st.sampled_from(OBJECTS), st.text(max_size=4).map(lambda text: f"_{text}"))
-@settings(PROPERTY, max_examples=400)
+@settings(PROPERTY, max_examples=250)
 def test_any_unknown_field(path: tuple[str | int, ...], name: str) -> None:
     """A field that no object has is refused wherever it stands, whatever its name holds."""
     document = tiny()
@@ -805,7 +805,7 @@ def test_any_unknown_field(path: tuple[str | int, ...], name: str) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(PLACES), REPLACEMENTS), min_size=2, max_size=5))
-@settings(PROPERTY, max_examples=400)
+@settings(PROPERTY, max_examples=250)
 def test_any_replacements_together(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
     """Several faults together are no different."""
     document: Any = tiny()

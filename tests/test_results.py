@@ -24,7 +24,7 @@ import greenopt as go
 from greenopt.labelled import LabelledArray
 from greenopt.results import StageResult, closes, relative_gap
 
-PROPERTY = settings(max_examples=300, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=120, deadline=None, derandomize=True)
 FLOW_AXES = ["period", "origin", "class", "site", "mode", "level"]
 RUN_AXES = ["period", "site", "model", "mode", "level"]
 MARGINAL = "objective per unit of the row"
@@ -358,7 +358,7 @@ VALUES = (
 
 
 @given(st.sampled_from(PLACES), st.sampled_from(VALUES))
-@settings(PROPERTY, max_examples=1000)
+@settings(PROPERTY, max_examples=500)
 def test_any_replacement(path: tuple[str | int, ...], value: Any) -> None:
     """Anything in place of anything: refused at a path, or read, checked and saved again."""
     document = copy.deepcopy(DOCUMENT)

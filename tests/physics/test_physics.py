@@ -20,7 +20,7 @@ MAKE_UP = {
 }
 """Dossier, table 5.1: L/kWh by cycles of concentration at the wet bulbs above."""
 
-EXACT = settings(max_examples=200, deadline=None, derandomize=True)
+EXACT = settings(max_examples=120, deadline=None, derandomize=True)
 
 
 # Water on site
