@@ -6,9 +6,18 @@ Public names are loaded when first used, so that ``import greenopt`` costs littl
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenopt._version import __version__
+
+_folder = Path(__file__).resolve().parent.parent / "formulations"
+if (_folder / "placement.py").exists():
+    import sys
+
+    from greenopt._checkout import FormulationsFinder
+
+    sys.meta_path.append(FormulationsFinder(_folder))
 
 if TYPE_CHECKING:
     from greenopt.certifying import Certificate, StageCertificate, certify

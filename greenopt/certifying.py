@@ -107,6 +107,6 @@ def _finite(value: float) -> float | None:
 
 def _gap(objective: float, proved: float) -> float | None:
     """Relative gap; a sign change within rounding of zero is no gap."""
-    if abs(objective - proved) <= 1e-9:
-        return abs(objective - proved)
+    if objective * proved < 0 and abs(objective - proved) <= 1e-12:
+        return 0.0
     return relative_gap(objective, proved)

@@ -1,4 +1,4 @@
-"""Command line: solve, check, certify, info, export, schema, reweight."""
+"""Solve instances to proven optimality, check and certify solutions."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def _certificate_line(certificate: Any) -> str:
     gap = "" if last.proved_gap is None else f", gap {last.proved_gap:.1e}"
     if last.kind != "proved":
         return f"relaxation bound {last.proved_bound:.9g} proved{gap}; tree bound only claimed"
-    return f"bound {last.proved_bound:.9g} proved by weak duality without a solver{gap}"
+    return f"bound {last.proved_bound:.9g} proved anew from the solution's prices{gap}"
 
 
 _COLUMNS = (
@@ -371,8 +371,9 @@ def _check(options: argparse.Namespace) -> int:
             print(f"  {line}")
         if balance := report.notes.get("even_balance"):
             print(
-                f"  evenly loaded, the same instances would draw {balance['energy_kwh']:,.1f} kWh "
-                f"({balance['difference_kwh']:+,.1f})"
+                f"  for comparison, if every running instance of a model, mode, site and period "
+                f"took the same load\n  (whatever that does to latency): "
+                f"{balance['energy_kwh']:,.1f} kWh ({balance['difference_kwh']:+,.1f})"
             )
     return SOLVED if report.ok else NOT_AS_ASKED
 
@@ -391,7 +392,7 @@ def _certify(options: argparse.Namespace) -> int:
     else:
         for number, stage in enumerate(certificate.stages):
             print(
-                f"stage {number}: {stage.kind}; claimed {stage.claimed_bound}, "
+                f"stage {number + 1}: {stage.kind}; claimed {stage.claimed_bound}, "
                 f"proved {stage.proved_bound}, gap {_number(stage.proved_gap, '.2e')}"
             )
         print("ok" if certificate.ok else "NOT ok: a claimed bound lies above what can be proved")
@@ -419,9 +420,25 @@ def _info(options: argparse.Namespace) -> int:
             f"  data licence {instance.provenance.data_licence}; "
             f"built by {instance.provenance.builder}"
         )
+        _print_objective(instance)
+        for rule in instance.provenance.rules:
+            print(f"  rule: {rule}")
         for source in instance.provenance.sources:
             print(f"  source: {source.name} ({source.licence}): {source.attribution}")
     return SOLVED
+
+
+def _print_objective(instance: Any) -> None:
+    for number, stage in enumerate(instance.objective, start=1):
+        terms = [
+            f"{term.weight:g} x {term.metric}/{term.scale:g}"
+            + ("" if term.over_sites == "sum" else f" ({term.over_sites} over sites)")
+            for term in stage.terms
+        ]
+        print(f"  objective, stage {number}: minimise {' + '.join(terms)}")
+    for budget in instance.budgets:
+        over = " and ".join(budget.limit.axes) or "total"
+        print(f"  budget {budget.name}: {budget.metric} by {over}")
 
 
 def _export(options: argparse.Namespace) -> int:

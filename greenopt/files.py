@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,27 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
-    """Write `document` as JSON, gzip-compressed when the name ends in ``.gz``."""
-    data = (json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n").encode()
+    """Write a JSON object, a line a field, gzip-compressed when the name ends in ``.gz``."""
+    data = _laid_out(document).encode()
     if str(path).endswith(".gz"):
         data = gzip.compress(data, mtime=0)
     write_bytes_atomically(path, data)
+
+
+def _laid_out(document: Mapping[str, Any]) -> str:
+    """JSON to read and to compare: a line a field, a line a member of a list of objects."""
+
+    def compact(value: Any) -> str:
+        return json.dumps(value, allow_nan=False)
+
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            members = ",\n  ".join(map(compact, value))
+            lines.append(f"{compact(key)}: [\n  {members}\n ]")
+        else:
+            lines.append(f"{compact(key)}: {compact(value)}")
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
 def read_json(path: str | os.PathLike[str], error: type[InputError]) -> dict[str, Any]:
@@ -65,7 +82,7 @@ def read_json(path: str | os.PathLike[str], error: type[InputError]) -> dict[str
         raise refuse(f"is not UTF-8 text (byte {problem.start})") from None
     except json.JSONDecodeError as problem:
         raise refuse(
-            f"is not complete JSON: {problem.msg} at line {problem.lineno}, column {problem.colno}"
+            f"is not valid JSON: {problem.msg} at line {problem.lineno}, column {problem.colno}"
         ) from None
     except RecursionError:
         raise refuse("is nested too deeply to be an instance or a solution") from None

@@ -224,7 +224,16 @@ class Quantity:
         return good
 
     def _shape_message(self, nested: Any, axes: tuple[str, ...]) -> str:
-        return f"expected numbers nested over {list(axes)}, every list of one level equally long"
+        got = f"a {type(nested).__name__}" if not isinstance(nested, list | np.ndarray) else "lists"
+        what = "true or false" if self.boolean else "numbers"
+        if not axes:
+            return f"got {got}, expected one of {what}"
+        depth = "lists of " * (len(axes) - 1)
+        uniform = '{"axes": [], "values": 1.0}'
+        return (
+            f"got {got}, expected {depth}lists of {what} over {', '.join(axes)}, equally long; "
+            f"one value for all is written {uniform}"
+        )
 
     def _full(
         self,
@@ -460,7 +469,7 @@ class Instance(Part):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the instance file, whole or not at all; ``.gz`` compresses."""
-        write_json(path, json.loads(_canonical_json(self.document())))
+        write_json(path, self.document())
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated anew."""
@@ -526,15 +535,15 @@ def _read_frame(
         number = {label: i for i, label in enumerate(members[axis])}
         codes = [number.get(label, -1) if isinstance(label, str) else -1 for label in frame[axis]]
         if -1 in codes:
-            label = frame[axis].iloc[codes.index(-1)]
-            raise line_errors([((), f"{label!r} is not a known {axis}")])
+            unknown_label = frame[axis].iloc[codes.index(-1)]
+            raise line_errors([((), f"{unknown_label!r} is not a known {axis}")])
         places = places * size + np.array(codes, dtype=np.int64)
     counts = np.bincount(places, minlength=math.prod(sizes))
     if (counts != 1).any():
         first = int(np.flatnonzero(counts != 1)[0])
-        at = np.unravel_index(first, sizes) if axes else ()
-        label = [members[axis][i] for axis, i in zip(axes, at, strict=True)]
-        text = f"{label} stands {counts[first]} times in the frame, expected once"
+        at = [int(i) for i in np.unravel_index(first, sizes)] if axes else []
+        place = [members[axis][i] for axis, i in zip(axes, at, strict=True)]
+        text = f"{place} stands {counts[first]} times in the frame, expected once"
         raise line_errors([((), text)])
     values = np.empty(len(frame), dtype=object)
     values[places] = frame[name].to_numpy(dtype=object)

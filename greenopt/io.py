@@ -34,7 +34,13 @@ def load(path: str | os.PathLike[str]) -> Any:
         With every problem found in the file, each with its JSON path.
     """
     document = read_json(path, InstanceError)
-    problem = document.get("problem")
+    if document.get("kind") == "solution":
+        text = "is a solution file, expected an instance"
+        raise InstanceError(str(path), [Problem("$", text)])
+    if "problem" not in document:
+        text = f"is missing, expected one of {list(PROBLEMS)}"
+        raise InstanceError(str(path), [Problem("$.problem", text)])
+    problem = document["problem"]
     if not isinstance(problem, str) or problem not in PROBLEMS:
         text = f"is {problem!r}, expected one of {list(PROBLEMS)}"
         raise InstanceError(str(path), [Problem("$.problem", text)])

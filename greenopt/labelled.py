@@ -15,6 +15,15 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 
+def load_pandas() -> Any:
+    """Import pandas, or say how to get it."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("frames need pandas: pip install 'greenopt[frames]'") from error
+    return pandas
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledArray:
     """Numbers over named axes, zero where nothing is stored.
@@ -47,6 +56,41 @@ class LabelledArray:
         """Length of each axis."""
         return tuple(len(members) for members in self.labels.values())
 
+    def __repr__(self) -> str:
+        over = " x ".join(f"{len(members)} {axis}" for axis, members in self.labels.items())
+        return f"<{self.name} [{self.unit}]: {len(self.values)} numbers over {over or 'no axis'}>"
+
+    def select(self, **where: str) -> LabelledArray:
+        """Keep one label of each axis named, and drop these axes.
+
+        Parameters
+        ----------
+        **where : str
+            Label by axis, as in ``flow.select(period="2023-07-18T12:00Z", origin="London")``
+            (an axis called "class" is given as ``**{"class": "chat"}``).
+
+        Raises
+        ------
+        KeyError
+            Naming the axes or labels there are.
+        """
+        keep = np.ones(len(self.values), dtype=bool)
+        for axis, label in where.items():
+            row = self._row(axis)
+            if label not in self.labels[axis]:
+                raise KeyError(f"{label!r} is not a {axis}; there are {list(self.labels[axis])}")
+            keep &= self.codes[row] == self.labels[axis].index(label)
+        rest = [i for i, axis in enumerate(self.axes) if axis not in where]
+        labels = {self.axes[i]: self.labels[self.axes[i]] for i in rest}
+        return LabelledArray(
+            self.name, self.unit, labels, self.codes[rest][:, keep], self.values[keep]
+        )
+
+    def _row(self, axis: str) -> int:
+        if axis not in self.labels:
+            raise KeyError(f"{axis!r} is not an axis of {self.name}; it has {list(self.axes)}")
+        return self.axes.index(axis)
+
     @classmethod
     def from_dense(
         cls, name: str, unit: str, labels: Mapping[str, tuple[str, ...]], dense: Any
@@ -68,10 +112,10 @@ class LabelledArray:
 
     def total_over(self, *kept: str) -> FloatArray:
         """Dense sums over every axis that is not kept, in the order given."""
-        shape = tuple(len(self.labels[axis]) for axis in kept)
         if not kept:
             return np.asarray(math.fsum(self.values), dtype=float)
-        position = [self.axes.index(axis) for axis in kept]
+        position = [self._row(axis) for axis in kept]
+        shape = tuple(len(self.labels[axis]) for axis in kept)
         flat = np.ravel_multi_index(tuple(self.codes[position]), shape)
         return np.bincount(flat, self.values, math.prod(shape)).astype(float).reshape(shape)
 
@@ -83,8 +127,7 @@ class LabelledArray:
         ImportError
             If pandas is not installed (``pip install greenopt[frames]``).
         """
-        import pandas as pd
-
+        pd = load_pandas()
         columns: dict[str, Any] = {
             axis: np.array(members, dtype=object)[self.codes[i]]
             for i, (axis, members) in enumerate(self.labels.items())

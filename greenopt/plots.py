@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from greenopt.instance import Instance
 from greenopt.results import Solution
 
 PANELS = (
-    ("carbon_kg", "Carbon (kg CO2e)", "Greys"),
-    ("water_l", "Water withdrawal (L)", "Blues"),
-    ("cost_usd", "Cost (USD)", "Oranges"),
-    ("ttft_mean_s", "Mean time to first token (s)", "Purples"),
+    ("carbon_kg", "Carbon, kg CO2e per period", "Greys"),
+    ("water_l", "Water withdrawal, L per period", "Blues"),
+    ("cost_usd", "Cost, USD per period", "Oranges"),
+    ("ttft_mean_s", "Mean time to first token, s", "Purples"),
 )
 
 
@@ -45,47 +46,82 @@ def plot(instance: Instance, solution: Solution, path: str | os.PathLike[str]) -
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3)
-    sites = solution.sets["site"]
-    hours = [start[11:16] or start for start in solution.sets["period"]]
-    table = solution.metrics_by["period,site"]
-    for ax, (metric, title, colours) in zip(axes[:, :2].ravel(), PANELS, strict=True):
-        grid = np.array(table[metric], dtype=float).T
-        image = ax.imshow(grid, aspect="auto", cmap=colours, interpolation="nearest")
-        ax.set_title(title, fontsize=10)
-        ax.set_yticks(range(len(sites)), sites, fontsize=8)
-        step = max(1, len(hours) // 6)
-        ax.set_xticks(range(0, len(hours), step), hours[::step], fontsize=8)
-        figure.colorbar(image, ax=ax, shrink=0.85)
-    _draw_requests(axes[0, 2], solution, hours)
+    for ax, panel in zip(axes[:, :2].ravel(), PANELS, strict=True):
+        _draw_grid(figure, ax, solution, *panel)
+    _draw_requests(axes[0, 2], solution)
     _draw_flows(axes[1, 2], solution)
     figure.suptitle(_headline(solution), fontsize=11)
     buffer = io.BytesIO()
     kind = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
-    figure.savefig(
-        buffer, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None
-    )
+    metadata = {"Software": None} if kind == "png" else None
+    figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
     write_bytes_atomically(path, buffer.getvalue())
 
 
 def _headline(solution: Solution) -> str:
     m = solution.metrics
-    gap = "no bound" if solution.gap is None else f"gap {solution.gap:.1e}"
+    proof = "no bound" if solution.gap is None else f"within {solution.gap:.1e} of its proved bound"
     return (
-        f"{solution.instance}: {solution.status} ({gap}, {solution.bound_source})   "
+        f"{solution.instance}: {solution.status}, {proof}   "
         f"{m['carbon_kg']:,.0f} kg CO2e   {m['water_l']:,.0f} L   {m['cost_usd']:,.0f} USD   "
         f"TTFT {m['ttft_mean_s'] or 0:.3f} s"
     )
 
 
-def _draw_requests(ax: Any, solution: Solution, hours: list[str]) -> None:
+def _draw_grid(
+    figure: Any, ax: Any, solution: Solution, metric: str, title: str, colours: str
+) -> None:
+    """One metric by site and period; hatched where nothing is served."""
+    sites = solution.sets["site"]
+    grid = np.array(solution.metrics_by["period,site"][metric], dtype=float).T
+    served = np.array(solution.metrics_by["period,site"]["requests"], dtype=float).T > 0
+    shown = np.where(served, grid, np.nan)
+    ax.patch.set(hatch="////", edgecolor="lightgrey")
+    low = min(0.0, np.nanmin(shown, initial=0.0))
+    high = np.nanmax(shown, initial=0.0)
+    image = ax.imshow(
+        shown,
+        aspect="auto",
+        cmap=colours,
+        interpolation="nearest",
+        vmin=low,
+        vmax=high if high > low else low + 1.0,
+    )
+    ax.set_title(title, fontsize=10)
+    ax.set_yticks(range(len(sites)), sites, fontsize=8)
+    _label_periods(ax, solution.sets["period"])
+    figure.colorbar(image, ax=ax, shrink=0.9).ax.tick_params(labelsize=8)
+
+
+def _label_periods(ax: Any, starts: tuple[str, ...]) -> None:
+    """Label some periods: hours of one day, days of several."""
+    moments = [datetime.fromisoformat(start) for start in starts]
+    one_day = (moments[-1] - moments[0]).days < 2
+    step = max(1, len(starts) // 6)
+    form = "%H:%M" if one_day else "%d %b"
+    ax.set_xticks(
+        range(0, len(starts), step), [m.strftime(form) for m in moments[::step]], fontsize=8
+    )
+    zone = moments[0].tzname() or ""
+    day = f"{moments[0]:%d %B %Y}, " if one_day else f"{moments[0]:%Y}, "
+    ax.set_xlabel(f"{day}{zone}", fontsize=8)
+
+
+def _draw_requests(ax: Any, solution: Solution) -> None:
     """Requests served by site over time, stacked."""
-    served = np.array(solution.metrics_by["period,site"]["requests"], dtype=float) / 1e6
-    ax.stackplot(range(len(hours)), served.T, labels=solution.sets["site"])
-    ax.set_title("Requests served by site (millions)", fontsize=10)
-    step = max(1, len(hours) // 6)
-    ax.set_xticks(range(0, len(hours), step), hours[::step], fontsize=8)
-    ax.set_ylim(0, 1.45 * served.sum(axis=1).max() or 1.0)  # head room for the legend
-    ax.legend(fontsize=7, ncols=3, loc="upper left")
+    served = np.array(solution.metrics_by["period,site"]["requests"], dtype=float)
+    most = served.sum(axis=1).max()
+    unit, name = (1e6, "millions of requests") if most >= 1e6 else (1.0, "requests")
+    edges = np.arange(len(served) + 1) - 0.5
+    steps = np.vstack([served, served[-1:]]) / unit
+    ax.stackplot(edges, steps.T, step="post", labels=solution.sets["site"])
+    ax.set_xlim(edges[0], edges[-1])
+    ax.set_title(f"Served by site, {name} per period", fontsize=10)
+    _label_periods(ax, solution.sets["period"])
+    ax.tick_params(axis="y", labelsize=8)
+    ax.set_ylim(0, 1.45 * most / unit or 1.0)  # head room for the legend
+    handles, names = ax.get_legend_handles_labels()
+    ax.legend(handles[::-1], names[::-1], fontsize=7, ncols=3, loc="upper left")
 
 
 def _draw_flows(ax: Any, solution: Solution) -> None:
@@ -94,14 +130,11 @@ def _draw_flows(ax: Any, solution: Solution) -> None:
     share = flow / np.maximum(flow.sum(axis=1, keepdims=True), 1e-300)
     ax.imshow(share, cmap="Greens", vmin=0, vmax=1, aspect="auto")
     ax.set_title("Share of an origin's requests by site", fontsize=10)
+    ax.set_ylabel("origin", fontsize=8)
+    ax.set_xlabel("site", fontsize=8)
     ax.set_yticks(range(len(solution.sets["origin"])), solution.sets["origin"], fontsize=8)
-    ax.set_xticks(
-        range(len(solution.sets["site"])),
-        solution.sets["site"],
-        fontsize=8,
-        rotation=45,
-        ha="right",
-    )
+    sites = solution.sets["site"]
+    ax.set_xticks(range(len(sites)), sites, fontsize=8, rotation=45, ha="right")
     for o, s in zip(*np.nonzero(share > 0.005), strict=True):
         colour = "white" if share[o, s] > 0.6 else "black"
         ax.text(s, o, f"{share[o, s]:.0%}", ha="center", va="center", fontsize=7, color=colour)

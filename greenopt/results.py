@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from greenopt.errors import Problem, SolutionError
 from greenopt.files import read_json, write_json
-from greenopt.labelled import LabelledArray
+from greenopt.labelled import LabelledArray, load_pandas
 from greenopt.validation import (
     NonNegative,
     NotBoolean,
@@ -188,7 +188,8 @@ class Solution:
         """
         every = {**self.marginals, **self.decision}
         if name not in every:
-            raise KeyError(f"{name!r} is not in this solution; it has {sorted(every)}")
+            has = f"it has {sorted(every)}" if every else f"its status is {self.status}, no plan"
+            raise KeyError(f"{name!r} is not in this solution; {has}")
         return every[name]
 
     def to_frame(self, name: str) -> Any:
@@ -201,8 +202,7 @@ class Solution:
             "site", "period", "class" for the metrics along that axis.
         """
         if name in self.metrics_by:
-            import pandas as pd
-
+            pd = load_pandas()
             axes = name.split(",")
             grid = np.indices([len(self.sets[a]) for a in axes]).reshape(len(axes), -1)
             members = {
@@ -225,14 +225,26 @@ class Solution:
         share = flow.values / total[tuple(flow.codes[position])]
         return LabelledArray("weight", "1", flow.labels, flow.codes, share)
 
-    def replicas(self) -> LabelledArray:
-        """Whole instances to run by period, site, model and mode: the plan's mean, rounded up."""
+    def replicas(self, rounding: Literal["up", "nearest", "down"] = "up") -> LabelledArray:
+        """Whole instances by period, site, model and mode: the plan's mean, rounded.
+
+        The plan has fractions of instances, and it is the plan that is proved. Rounded up, every
+        request finds its capacity, but at a full site each model and mode may need up to one
+        instance more than there are GPUs; rounded down, GPUs suffice, but up to one instance's
+        load a model and mode is left over.
+        """
         run = self.array("instances")
         kept = ("period", "site", "model", "mode")
         mean = run.total_over(*kept)
-        whole = np.ceil(mean - 1e-6)
+        shift = {"up": 1 - 1e-6, "nearest": 0.5, "down": 1e-6}[rounding]
+        whole = np.floor(mean + shift)
         labels = {axis: run.labels[axis] for axis in kept}
         return LabelledArray.from_dense("replicas", "instances", labels, whole)
+
+    def __repr__(self) -> str:
+        gap = "" if self.gap is None else f", gap {self.gap:.1e} ({self.bound_source})"
+        value = "" if self.objective is None else f", objective {self.objective:.9g}{gap}"
+        return f"<Solution of {self.instance!r}: {self.status}{value}>"
 
     def summary(self) -> dict[str, Any]:
         """The one-line JSON record of the command line (without the solution's path)."""
@@ -315,6 +327,8 @@ class Solution:
         SolutionError
             With every problem found, each with its JSON path.
         """
+        if "kind" not in document and "periods" in document:
+            raise SolutionError(source, [Problem("$", "is an instance file, expected a solution")])
         try:
             read = _SolutionFile.model_validate(dict(document))
         except ValidationError as error:

@@ -71,6 +71,9 @@ def solve(
     SolverError
         For an unknown or unusable solver.
     """
+    if not isinstance(instance, Instance):
+        given = type(instance).__name__
+        raise ModelError(f"expected an instance, got a {given}; greenopt.load reads a file")
     if method not in METHODS:
         raise ModelError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     if gap < 0 or (time_limit is not None and time_limit <= 0):
@@ -114,9 +117,10 @@ class _Run:
         status = self._status(raw, stages, found, scale)
         if found is not None and stages:
             last = stages[-1]
-            stages[-1] = StageResult(
-                found.stages[len(stages) - 1], last.bound, last.bound_source, last.marginals
-            )
+            value = found.stages[len(stages) - 1]
+            # A bound above the plan by rounding only is the plan's value.
+            bound = value if 0 < last.bound - value <= NUMERICAL_FLOOR * scale else last.bound
+            stages[-1] = StageResult(value, bound, last.bound_source, last.marginals)
             self.report["notes"] = found.notes
         return Solution(
             problem=self.instance.problem,

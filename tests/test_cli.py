@@ -131,7 +131,7 @@ def test_solve_prints_a_table(run: Run) -> None:
         requests, energy = table[i].removeprefix(site).split()[:2]
         assert float(requests.replace(",", "")) == pytest.approx(by_site["requests"][i], abs=0.51)
         assert float(energy.replace(",", "")) == pytest.approx(by_site["energy_kwh"][i], abs=0.51)
-    assert any("proved by weak duality without a solver" in line for line in out)
+    assert any("proved anew from the solution's prices" in line for line in out)
     assert [line for line in err if not line.startswith("greenopt: ")] == []
     assert len({len(line) for line in out[:2]}) == 1
 
@@ -227,7 +227,7 @@ def test_a_bad_file_does_not_stop_the_others(run: Run, tmp_path: Path) -> None:
     status, out, err = run("solve", bad, good, "--json")
     assert status == 2
     assert [json.loads(line)["instance"] for line in out] == ["good"]
-    assert [line for line in err if "bad.json: $: is not complete JSON" in line] == err
+    assert [line for line in err if "bad.json: $: is not valid JSON" in line] == err
     assert len(err) == 1
 
 
@@ -273,7 +273,7 @@ def test_infeasible_is_explained(run: Run, tmp_path: Path) -> None:
     assert record["metrics"] == {}
     found = [line for line in err if "2023-07-18T01:00Z" in line and "assist" in line]
     assert found
-    assert all("us" in line.split() for line in found)
+    assert all("from us:" in line for line in found)
     assert not any("chat" in line or "summary" in line for line in err)
     table = run("solve", saved(tmp_path, scarce()))
     assert table.status == 1
@@ -339,7 +339,6 @@ def test_time_limit_that_suffices(run: Run) -> None:
         (["--solver", "gurobi"], "'gurobi'"),
         (["--solver", ""], "unknown solver"),
         (["--method", "magic"], "'magic'"),
-        (["--method", "magic", "--jobs", "2"], "'magic'"),
         (["--solver", "gurobi", "--jobs", "2"], "'gurobi'"),
     ],
 )
@@ -739,7 +738,7 @@ def test_unreadable_solution(command: str, plan: Any, run: Run, tmp_path: Path) 
     status, out, err = run(command, plan[0], file)
     assert (status, out) == (2, [])
     (line,) = err
-    assert line.startswith(f"greenopt: {file}: $: is not complete JSON")
+    assert line.startswith(f"greenopt: {file}: $: is not valid JSON")
 
 
 @pytest.mark.parametrize("command", ["check", "certify"])

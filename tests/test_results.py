@@ -27,7 +27,7 @@ from greenopt.results import StageResult, closes, relative_gap
 PROPERTY = settings(max_examples=120, deadline=None, derandomize=True)
 FLOW_AXES = ["period", "origin", "class", "site", "mode", "level"]
 RUN_AXES = ["period", "site", "model", "mode", "level"]
-MARGINAL = "objective per unit of the row"
+MARGINAL = "objective per request"
 
 
 def tiny(**overrides: Any) -> Document:
@@ -504,7 +504,7 @@ def test_budget_marginal_is_the_price_of_a_unit() -> None:
 
     tight = capped(0.8 * carbon)
     frame = tight.to_frame("budget.cap")
-    assert list(frame.columns) == ["budget.cap [objective per unit of the metric]"]
+    assert list(frame.columns) == ["budget.cap [objective per kg CO2e]"]
     (price,) = frame.iloc[:, 0]
     step = 1e-4 * carbon
     assert tight.objective is not None

@@ -14,15 +14,16 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
 import greenopt
 from greenopt import cli
-from greenopt.instance import Fraction, NonNegative, Number, Positive, Quantity, Text
+from greenopt.instance import Quantity
 from greenopt.problems.placement.instance import PlacementInstance
 from greenopt.problems.placement.metrics import METRICS, PERIODLESS, SITELESS
+from greenopt.validation import Fraction, NonNegative, Number, Positive, Text, Whole
 
 METHODS = (types.FunctionType, classmethod, property, cached_property)
 FIELD_MODULES = ("greenopt.instance", "greenopt.problems.placement.instance")
@@ -35,6 +36,7 @@ _WORDS = {
     id(Text): "text",
     id(str): "text",
     id(int): "whole number",
+    id(Whole): "whole number",
     id(types.NoneType): "null",
 }
 _UNITS = (
@@ -123,6 +125,8 @@ def _type(hint: Any) -> str:
     if id(hint) in _WORDS:
         return _WORDS[id(hint)]
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _type(inner[0])
     if origin is tuple:
         return f"list of {_type(inner[0])}"
     if origin is dict:

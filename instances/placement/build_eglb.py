@@ -9,10 +9,12 @@ Without ``--name`` the four weightings of the authors' notebook are written; wit
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from greenopt.errors import InputError
 from greenopt.problems.placement.builders import eglb_csv
 
 HERE = Path(__file__).resolve().parent
@@ -52,4 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))

@@ -303,6 +303,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the real data")
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
     options = parser.parse_args(arguments)
+    if not options.data.is_dir():
+        parser.error(f"there is no folder {options.data}; name the real data's with --data")
+    options.out.mkdir(parents=True, exist_ok=True)
     build(options.data).save(options.out / "quick.json")
 
 

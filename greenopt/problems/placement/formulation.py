@@ -24,10 +24,21 @@ from greenopt.problems.placement.instance import (
     Statistic,
     Term,
 )
-from greenopt.problems.placement.metrics import SITELESS, leaves
+from greenopt.problems.placement.metrics import METRICS, SITELESS, leaves
 
 SLACK = 1e-9
 """Relative slack of latency and memory limits, so that equality in the data counts."""
+
+ROW_UNITS = {
+    "demand": "request",
+    "gpus": "GPU",
+    "power_cap": "W",
+    "peak": "kW",
+    "site_max": "unit of the metric",
+    "one_level": "group",
+    "level_used": "instance",
+}
+"""What one unit of each row's right-hand side is."""
 
 Coefficients = dict[str, FloatArray]
 """Coefficients of a metric by column block."""
@@ -714,13 +725,13 @@ class Formulation:
         result: dict[str, LabelledArray] = {}
         for name, block in model.rows.items():
             if name == "budget":
-                result |= self._by_budget(row_dual, "objective per unit of the metric")
+                result |= self._by_budget(row_dual, "objective per {}")
             elif not block.codes:  # the row that keeps an earlier stage
                 codes = np.zeros((0, 1), dtype=np.int64)
                 unit = "objective per unit of the stage"
                 result[name] = LabelledArray(name, unit, {}, codes, row_dual[block.slice])
             elif name != "load":
-                result[name] = self.model.pick(block, "objective per unit of the row", row_dual)
+                result[name] = self.model.pick(block, f"objective per {ROW_UNITS[name]}", row_dual)
         load = row_dual[self.model.rows["load"].slice][self._load_row_of_run]
         by_run = np.zeros(self.model.matrix.shape[1])
         by_run[self._run.slice] = load
@@ -730,7 +741,10 @@ class Formulation:
         return result
 
     def _by_budget(self, row_values: FloatArray, unit: str) -> dict[str, LabelledArray]:
-        """Values on budget rows, one array a budget over the axes its limit has."""
+        """Values on budget rows, one array a budget over the axes its limit has.
+
+        A mean-TTFT budget is a row in request-seconds, so its values are too.
+        """
         block = self.model.rows["budget"]
         values, sets = row_values[block.slice], self.instance.sets
         result = {}
@@ -740,8 +754,9 @@ class Formulation:
             codes = np.array([block.codes[axis][rows] for axis in axes], dtype=np.int64)
             name = f"budget.{budget.name}"
             labels = {axis: sets[axis] for axis in axes}
+            own = unit.format(self._budget_unit(budget.metric))
             result[name] = LabelledArray(
-                name, unit, labels, codes.reshape(len(axes), len(rows)), values[rows]
+                name, own, labels, codes.reshape(len(axes), len(rows)), values[rows]
             )
         return result
 
@@ -754,19 +769,72 @@ class Formulation:
             By how much each row had to be relaxed.
         """
         demand = self.model.pick(self.model.rows["demand"], "requests", shortfall)
-        sentences = [
-            f"period {t}: {amount:.6g} requests of class {k} from {o} cannot be served within "
-            f"their limits and the capacity and budgets that are left"
-            for (t, o, k), amount in _entries(demand)
-        ]
+        sentences = self._explain_demand(demand.dense())
         if "budget" in self.model.rows:
-            for name, array in self._by_budget(shortfall, "units").items():
+            for name, array in self._by_budget(shortfall, "{}").items():
                 sentences += [
                     f"{name.replace('.', ' ', 1)} ({', '.join(at) or 'in total'}) is exceeded by "
-                    f"{amount:.6g}"
+                    f"{amount:,.6g} {array.unit}"
                     for at, amount in _entries(array)
                 ]
         return sentences
+
+    def _budget_unit(self, metric: str) -> str:
+        if metric == "ttft_mean_s":
+            return "request s"
+        custom = {own.name: own.unit for own in self.instance.custom_metrics}
+        return custom[metric] if metric in custom else METRICS[metric].unit
+
+    def _explain_demand(self, short: FloatArray) -> list[str]:
+        """One sentence a class and origin: how much cannot be served, and why."""
+        inst, sets = self.instance, self.instance.sets
+        flow = self._flow.codes
+        reached = np.zeros(short.shape, dtype=bool)
+        reached[flow["period"], flow["origin"], flow["class"]] = True
+        sentences = []
+        for o, k in np.argwhere(short.any(axis=0)):
+            missing = short[:, o, k]
+            worst = int(missing.argmax())
+            head = (
+                f"class {sets['class'][k]} from {sets['origin'][o]}: {missing.sum():,.6g} requests "
+                f"cannot be served in {np.count_nonzero(missing)} of {len(missing)} periods "
+                f"(most in {sets['period'][worst]}: {missing[worst]:,.6g} of "
+                f"{inst.demand_requests[worst, o, k]:,.6g}); "
+            )
+            if reached[missing > 0, o, k].all():
+                sentences.append(head + "the sites and levels within its limits hold no more")
+            else:
+                sentences.append(head + self._why_nowhere(int(o), int(k)))
+        return sentences
+
+    def _why_nowhere(self, o: int, k: int) -> str:
+        """Which limit leaves a class from an origin without any site and level."""
+        inst, c = self.instance, self.instance.classes[k]
+        offers = [
+            (service.profile, level, service.holds)
+            for service in self.services
+            if k in service.classes and service.holds.any()
+            for level in range(_n(service.profile))
+        ]
+        if not offers:
+            return f"no site has GPUs for {c.model}"
+        if c.ttft_limit_s is not None:
+            network = inst.rtt_s[o] + inst.last_mile_s[o]
+            best = min(
+                float(network[holds].min()) + prefill_statistic(c, p, level, c.ttft_statistic)
+                for p, level, holds in offers
+            )
+            if best > c.ttft_limit_s * (1 + SLACK):
+                what = f"its smallest TTFT {c.ttft_statistic}"
+                return f"{what} is {best:.4g} s, the limit {c.ttft_limit_s:g} s"
+        if c.tbt_limit_s is not None:
+            best = min(p.levels[level].itl_s[c.tbt_statistic] for p, level, _ in offers)
+            if best > c.tbt_limit_s * (1 + SLACK):
+                what = f"the smallest TBT {c.tbt_statistic}"
+                return f"{what} is {best:.4g} s, the limit {c.tbt_limit_s:g} s"
+        if not any(_fits_memory(inst, c, p, level) for p, level, _ in offers):
+            return "its KV cache does not fit beside the weights at any level"
+        return "no site and level is within all its limits and reachable"
 
 
 def _entries(array: LabelledArray) -> Iterator[tuple[list[str], float]]:

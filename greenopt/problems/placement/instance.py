@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -636,7 +637,10 @@ def _metric_problem(name: str, custom: Sequence[str] | None) -> str | None:
     if name not in METRICS:
         if custom is None or name in custom:
             return None
-        return f"{name!r} is not a metric; known are {sorted([*METRICS, *custom])}"
+        usable = [m.name for m in METRICS.values() if m.kind != "report"] + list(custom)
+        near = get_close_matches(name, usable, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {sorted(usable)}"
+        return f"{name!r} is not a metric; {hint}"
     if METRICS[name].kind == "report":
         hint = "carbon_kg" if name.startswith("carbon") else "ttft_mean_s or ttft_request_s"
         return f"{name} is reported, it cannot steer or be limited; use {hint}"

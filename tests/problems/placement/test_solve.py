@@ -81,7 +81,8 @@ def test_infeasible_demand_is_named_with_its_amount() -> None:
     assert solution.objective is None
     text = "\n".join(solution.report["explanation"])
     assert instance.periods.start[0] in text
-    assert "requests of class" in text
+    assert "class summary from" in text
+    assert "hold no more" in text
     assert solution.report["least_relative_shortfall"]["bound"] > 0
     assert not go.check(instance, solution).ok
 
@@ -92,7 +93,8 @@ def test_infeasible_budget_is_named() -> None:
     solution = go.solve(instance_of(budgets=[budget]))
     assert solution.status == Status.INFEASIBLE
     text = "\n".join(solution.report["explanation"])
-    assert "tiny-carbon" in text or "requests of class" in text
+    assert text.startswith("budget tiny-carbon (in total) is exceeded by")
+    assert text.endswith("kg CO2e")
 
 
 def test_smallest_shortfall_is_right() -> None:
@@ -102,11 +104,29 @@ def test_smallest_shortfall_is_right() -> None:
     solution = go.solve(plain.replace(reachable=mask))
     assert solution.status == Status.INFEASIBLE
     lost = plain.demand_requests[:, 0, 0]
-    for start, amount in zip(plain.periods.start, lost, strict=True):
-        assert any(
-            start in line and f"{amount:.6g} requests of class" in line
-            for line in solution.report["explanation"]
-        )
+    (line,) = solution.report["explanation"]
+    assert line.startswith(f"class chat from us: {lost.sum():,.6g} requests cannot be served in 2")
+    assert plain.periods.start[int(lost.argmax())] in line
+    assert line.endswith("no site and level is within all its limits and reachable")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ttft_limit_s": 0.01}, "its smallest TTFT p95 is"),
+        ({"tbt_limit_s": 1e-4}, "the smallest TBT p95 is"),
+    ],
+)
+def test_limit_that_nobody_meets_is_named(change: dict[str, float], reason: str) -> None:
+    """The explanation names the limit that no site and level meets, with the best value."""
+    document = tiny()
+    document["classes"][0] |= change
+    solution = go.solve(go.PlacementInstance.parse(document))
+    assert solution.status == Status.INFEASIBLE
+    assert len(solution.report["explanation"]) == 2  # one line for each origin
+    for line in solution.report["explanation"]:
+        assert line.startswith("class chat from")
+        assert reason in line
 
 
 def unbounded_document(price: float) -> dict[str, Any]:
