@@ -71,6 +71,7 @@ def check(instance: Instance, solution: Solution, tolerance: float = 1e-6) -> Ch
         return CheckReport(ok=False, differences=[f"status {kind}: there is no plan to check"])
     found = part(instance.problem, "check").evaluate(instance, solution.decision, tolerance)
     differences = list(_compare_metrics(solution, found, tolerance))
+    differences += _compare_claims(solution)
     differences += _compare_proof(solution, found.stages, found.stage_tolerances, tolerance)
     return CheckReport(
         ok=not found.violations and not differences,
@@ -119,6 +120,17 @@ def _compare_table(
         if not same.all():
             at = np.unravel_index(int(np.argmin(same)), a.shape)
             lines.append(f"{where}.{name}: reported {a[at]:.9g}, computed {b[at]:.9g}")
+    return lines
+
+
+def _compare_claims(solution: Solution) -> list[str]:
+    """Compare the top of a file with what its stages say."""
+    lines = []
+    for name, claim in solution.claims.items():
+        own = getattr(solution, name)
+        numbers = isinstance(claim, int | float) and isinstance(own, int | float)
+        if not (np.isclose(claim, own, rtol=1e-12, atol=0.0) if numbers else claim == own):
+            lines.append(f"{name}: the file says {claim!r}, its last stage gives {own!r}")
     return lines
 
 

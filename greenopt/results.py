@@ -126,6 +126,8 @@ class Solution:
         greenopt, solver and Python.
     report : dict
         Termination, messages, gap asked for, explanation of infeasibility, counters.
+    claims : dict
+        Objective, bound and gaps as the top of a file states them, if it came from one.
     """
 
     problem: str
@@ -144,6 +146,7 @@ class Solution:
     threads: int
     versions: dict[str, str]
     report: dict[str, Any]
+    claims: dict[str, Any] = field(default_factory=dict)
 
     @property
     def objective(self) -> float | None:
@@ -319,8 +322,8 @@ class Solution:
     def parse(cls, document: Mapping[str, Any], source: str = "solution") -> Solution:
         """Build a solution from the content of its file.
 
-        Objective, bound and gaps at the top of the file are those of its last stage; where they
-        are given they must agree.
+        Objective, bound and gaps at the top of the file repeat what its last stage says. They are
+        kept as `claims`, for `check` and `certify` to compare.
 
         Raises
         ------
@@ -333,23 +336,18 @@ class Solution:
             read = _SolutionFile.model_validate(dict(document))
         except ValidationError as error:
             raise SolutionError(source, list(problems_of(error))) from None
-        solution = cls(
+        return cls(
             **{name: getattr(read, name) for name in _PLAIN},
             status=Status(read.status),
             sets=dict(read.sets),
             decision={n: a.array(n, read.sets) for n, a in read.decision.items()},
             stages=tuple(stage.result(read.sets) for stage in read.stages),
+            claims={name: document[name] for name in DERIVED if name in document},
         )
-        problems = [
-            Problem(f"$.{name}", f"is {given!r}, but the last stage gives {own!r}")
-            for name in ("objective", "bound", "bound_source", "gap", "gap_abs")
-            if name in document
-            and not _same(given := document[name], own := getattr(solution, name))
-        ]
-        if problems:
-            raise SolutionError(source, problems)
-        return solution
 
+
+DERIVED = ("objective", "bound", "bound_source", "gap", "gap_abs")
+"""Fields at the top of a file that follow from its stages."""
 
 _PLAIN = (
     "problem",
@@ -505,9 +503,3 @@ def _refuse_misfits(
     ]
     if found:
         raise line_errors(found)
-
-
-def _same(given: Any, own: Any) -> bool:
-    if isinstance(given, float | int) and isinstance(own, float | int):
-        return abs(given - own) <= 1e-12 * max(1e-300, abs(given), abs(own))
-    return bool(given == own)
