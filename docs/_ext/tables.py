@@ -164,15 +164,14 @@ def metrics() -> str:
     use = {"additive": "objective, budget", "mean": "objective (total), budget", "report": "report"}
     rows = []
     for metric in METRICS.values():
-        additive = metric.kind != "report"
         scopes = [
-            "site" if additive and metric.name not in SITELESS else "",
-            "period" if additive and metric.name not in PERIODLESS else "",
+            "site" if metric.name not in SITELESS else "",
+            "period" if metric.name not in PERIODLESS else "period without demand charge",
         ]
         meaning = metric.meaning
         if metric.parts:
             meaning += f" (sum of {', '.join(f'`{part}`' for part in metric.parts)})"
-        scope = ", ".join(filter(None, ["total", *scopes]))
+        scope = ", ".join(filter(None, ["total", *scopes])) if metric.kind != "report" else ""
         rows.append((f"`{metric.name}`", metric.unit, use[metric.kind], scope, meaning))
     return table(("metric", "unit", "may be used in", "budget over", "meaning"), rows)
 
