@@ -35,7 +35,7 @@ FEATURES = (
 SWITCHES = st.fixed_dictionaries({feature: st.booleans() for feature in FEATURES})
 BOUNDARIES = st.sampled_from(["gpu", "server", "facility"])
 RELAXED = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 
 
