@@ -23,6 +23,17 @@ from greenopt.solvers import RawResult, Termination, solve_model
 METHODS = ("exact",)
 """Methods usable for every problem."""
 
+SPREADS = (1e6, 1e9, 1e3)
+"""Scalings tried in turn (see `greenopt.solvers.scaling.scale`)."""
+
+DECIDED = {
+    Termination.INFEASIBLE,
+    Termination.UNBOUNDED,
+    Termination.LIMIT,
+    Termination.INTERRUPTED,
+}
+"""Ends of a run that another scaling is not asked about."""
+
 CHECK_TOLERANCE = 1e-6
 """Largest relative violation the checker accepts."""
 
@@ -178,21 +189,53 @@ class _Run:
         return raw, results, x, scale
 
     def _solve(self, model: Model, stage: int, relax: bool = False) -> RawResult:
+        """Run the solver; a continuous model again, scaled otherwise, while its proof falls short.
+
+        Costs of very different size defeat any one scaling: the first run's own bound shows it.
+        """
+        phase = "bound" if relax else "solve"
+        best, best_gap = None, np.inf
+        for spread in SPREADS:
+            with self._timed(phase):
+                raw = self._run_once(model, stage, relax, spread, again=best is not None)
+            if (model.is_integer and not relax) or raw.termination in DECIDED:
+                return best or raw
+            gap, closed = self._proved(model, stage, raw)
+            if best is None or gap < best_gap:
+                best, best_gap = raw, gap
+            if closed:
+                break
+        assert best is not None
+        return best
+
+    def _run_once(
+        self, model: Model, stage: int, relax: bool, spread: float, again: bool
+    ) -> RawResult:
         spent = 0.0 if relax else self.runtime_s.get("solve", 0.0)
         left = float("inf") if self.time_limit is None else max(self.time_limit - spent, 1e-3)
-        with self._timed("bound" if relax else "solve"):
-            raw = solve_model(
-                model,
-                stage,
-                solver=self.solver,
-                time_limit_s=left,
-                gap=max(self.gap, NUMERICAL_FLOOR),
-                relax=relax,
-                threads=self.threads,
-                seed=self.seed,
-            )
+        if again:  # a repair may take ten times the first run, not for ever
+            left = min(left, 10 + 10 * self.runtime_s.get("solve", 0.0))
+        raw = solve_model(
+            model,
+            stage,
+            solver=self.solver,
+            time_limit_s=left,
+            gap=max(self.gap, NUMERICAL_FLOOR),
+            relax=relax,
+            spread=spread,
+            threads=self.threads,
+            seed=self.seed,
+        )
         self.versions["highs"] = raw.version
         return raw
+
+    def _proved(self, model: Model, stage: int, raw: RawResult) -> tuple[float, bool]:
+        """Distance between a point and its own weak-duality bound, and whether that suffices."""
+        if raw.x is None or raw.row_dual is None:
+            return np.inf, False
+        c = model.stages[stage].c
+        value, bound = float(c @ raw.x), dual_bound(model, c, raw.row_dual)
+        return value - bound, closes(value, bound, self.gap, float(np.abs(c * raw.x).sum()))
 
     def _stage_result(
         self, formulation: Any, model: Model, number: int, raw: RawResult, value: float

@@ -114,6 +114,7 @@ def solve_model(
     time_limit_s: float = float("inf"),
     gap: float = 1e-6,
     relax: bool = False,
+    spread: float = 1e6,
     threads: int = 1,
     seed: int = 0,
 ) -> RawResult:
@@ -133,6 +134,8 @@ def solve_model(
         Relative gap at which a MILP search may stop.
     relax : bool
         Drop integrality.
+    spread : float
+        Largest scaled cost relative to the median one (see `scaling.scale`).
     threads, seed : int
         Fixed, so that runs repeat.
 
@@ -150,7 +153,7 @@ def solve_model(
         raise SolverError(f"unknown solver {solver!r}; known are {', '.join(HIGHS_SOLVERS)}")
     highspy = load_highspy()
     integer = model.is_integer and not relax
-    scaled = scale(model, model.stages[stage].c)
+    scaled = scale(model, model.stages[stage].c, spread)
     highs = highspy.Highs()
     highs.silent()
     options: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 Requests come in millions and their costs in micro-dollars, so a solver's absolute tolerances would
 mean nothing. Columns are scaled by their upper bound, rows by their largest entry, the objective by
-its median entry.
+its median entry unless its largest one would then be too large.
 """
 
 from __future__ import annotations
@@ -59,8 +59,20 @@ class Scaled:
         return scaled * self.row / self.objective
 
 
-def scale(model: Model, c: FloatArray) -> Scaled:
-    """Scale a model and one objective; integer columns keep their unit."""
+def scale(model: Model, c: FloatArray, spread: float = 1e6) -> Scaled:
+    """Scale a model and one objective; integer columns keep their unit.
+
+    Parameters
+    ----------
+    model : Model
+        What to scale.
+    c : ndarray
+        The objective.
+    spread : float
+        Largest scaled cost allowed where the median is scaled to one. Costs far below the largest
+        (a penalty, say) drown in a solver's tolerance if it is small, and the solver's arithmetic
+        suffers if it is large.
+    """
     bound = np.maximum(np.abs(model.column_upper), np.abs(model.column_lower))
     column = np.where(model.integer, 1.0, _power_of_two(bound))
     matrix = model.matrix @ sparse.diags_array(column)
@@ -69,8 +81,8 @@ def scale(model: Model, c: FloatArray) -> Scaled:
     matrix = sparse.csc_array(sparse.diags_array(row) @ matrix) if matrix.nnz else matrix.tocsc()
     scaled_c = c * column
     costs = np.abs(scaled_c[scaled_c != 0])
-    # The median, not the largest: one huge penalty must not drown the costs that matter.
-    factor = float(1.0 / _power_of_two(np.array([np.median(costs) if costs.size else 1.0]))[0])
+    unit = max(np.median(costs), costs.max() / spread) if costs.size else 1.0
+    factor = float(1.0 / _power_of_two(np.array([unit]))[0])
     return Scaled(
         matrix,
         scaled_c * factor,
