@@ -21,7 +21,8 @@ class StageCertificate:
     claimed_bound, proved_bound : float or None
         As in the solution, and as weak duality gives it here.
     proved_gap : float or None
-        Relative gap between the stage's objective and the proved bound.
+        Relative gap between the stage's objective and the proved bound; 0 where the two are equal
+        up to rounding around zero.
     kind : str
         "proved", "claimed (tree)" for a MILP search's bound above the proved one, or "wrong".
     """
@@ -67,7 +68,8 @@ def certify(
     gap : float
         Relative gap below which a stage counts as proved optimal.
     tolerance : float
-        Relative rounding allowed between a claimed bound and the proved one.
+        Rounding allowed between a claimed bound and the proved one, relative to the sum of the
+        absolute terms of the bound.
 
     Raises
     ------
@@ -79,24 +81,29 @@ def certify(
     stages = []
     earlier: list[float] = []
     for number, stage in enumerate(solution.stages):
-        proved = lower_bound(instance, number, stage.marginals, earlier)
-        room = tolerance * max(1.0, abs(stage.objective))
+        proved, size = lower_bound(instance, number, stage.marginals, earlier)
+        room = tolerance * max(abs(stage.objective), size if np.isfinite(size) else 0.0)
         claimed = stage.bound
         if number == len(solution.stages) - 1:  # the top of a file may claim more than its stages
             claimed = max(claimed, solution.claims.get("bound") or -np.inf)
-        if claimed <= proved + room:
+        if stage.objective < proved - room:
+            kind = "wrong"  # nothing can be below what is proved
+        elif claimed <= proved + room:
             kind = "proved"
         else:
             kind = "claimed (tree)" if stage.bound_source == "tree" else "wrong"
+        near = abs(stage.objective - proved) <= room
         stages.append(
             StageCertificate(
                 _finite(claimed),
                 _finite(proved),
-                _gap(stage.objective, proved),
+                0.0
+                if near and stage.objective * proved <= 0
+                else relative_gap(stage.objective, proved),
                 kind,
             )
         )
-        earlier.append(stage.objective)
+        earlier.append(max(stage.objective, proved))
     ok = bool(stages) and all(stage.kind != "wrong" for stage in stages)
     optimal = ok and all(
         stage.proved_gap is not None and stage.proved_gap <= max(gap, 1e-9) for stage in stages
@@ -106,10 +113,3 @@ def certify(
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _gap(objective: float, proved: float) -> float | None:
-    """Relative gap; a sign change within rounding of zero is no gap."""
-    if objective * proved < 0 and abs(objective - proved) <= 1e-12:
-        return 0.0
-    return relative_gap(objective, proved)

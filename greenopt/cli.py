@@ -84,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("solution", help="solution file")
         command.add_argument("--json", action="store_true", help="one JSON object on stdout")
         command.set_defaults(run=run)
+        if run is _certify:
+            command.add_argument(
+                "--gap", type=_non_negative, default=1e-6, help="what counts as optimal, 1e-6"
+            )
 
     info = commands.add_parser("info", help="what an instance holds and where it came from")
     info.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
@@ -179,6 +183,7 @@ def _solve(options: argparse.Namespace) -> int:
     files = _files(options.paths)
     folder = options.out or (Path() if options.plot else None)
     if folder is not None:
+        _refuse_equal_names(files)
         folder.mkdir(parents=True, exist_ok=True)
     worst, records = SOLVED, []
     for path, outcome in _outcomes(files, options, folder):
@@ -199,6 +204,17 @@ def _solve(options: argparse.Namespace) -> int:
     if records and not options.json:
         _print_tables(records)
     return worst
+
+
+def _refuse_equal_names(files: list[Path]) -> None:
+    """Two files of one name would write one solution over the other."""
+    seen: dict[str, Path] = {}
+    for path in files:
+        if (other := seen.setdefault(_stem(path), path)) != path:
+            text = (
+                f"and {other} would both write {_stem(path)}.solution.json; use two --out folders"
+            )
+            raise InstanceError(str(path), [Problem("$", text)])
 
 
 def _outcomes(
@@ -247,10 +263,15 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
             from greenopt.plots import plot
 
             plot(instance, solution, folder / f"{_stem(path)}.png")  # type: ignore[operator]
-    except InputError as error:
-        return str(error)
+    except GreenoptError as error:
+        text = str(error)
+        return text if isinstance(error, InputError) else f"{path}: {text}"
     record = {**solution.summary(), "solution": None if saved is None else str(saved)}
     messages = list(solution.report.get("explanation", []))
+    if "stopped" in solution.report:
+        messages.append(solution.report["stopped"])
+    if record["status"] == "error":
+        messages.append(f"the solver ended with: {solution.report.get('message')}")
     if "contradiction" in solution.report:
         messages.append(f"solver and checker disagree: {solution.report['contradiction']}")
     details = {
@@ -384,7 +405,10 @@ def _certify(options: argparse.Namespace) -> int:
     from greenopt.certifying import certify
     from greenopt.io import load, load_solution
 
-    certificate = certify(load(options.instance), load_solution(options.solution))
+    solution = load_solution(options.solution)
+    certificate = certify(load(options.instance), solution, gap=options.gap)
+    tree = any(stage.kind == "claimed (tree)" for stage in certificate.stages)
+    wide = solution.status == "optimal" and not certificate.optimal and not tree
     if options.json:
         print(json.dumps(asdict(certificate), allow_nan=False))
     elif not certificate.stages:
@@ -395,8 +419,13 @@ def _certify(options: argparse.Namespace) -> int:
                 f"stage {number + 1}: {stage.kind}; claimed {stage.claimed_bound}, "
                 f"proved {stage.proved_bound}, gap {_number(stage.proved_gap, '.2e')}"
             )
-        print("ok" if certificate.ok else "NOT ok: a claimed bound lies above what can be proved")
-    return SOLVED if certificate.ok else NOT_AS_ASKED
+        if not certificate.ok:
+            print("NOT ok: a claimed bound or objective contradicts what can be proved")
+        elif wide:
+            print(f"NOT ok: the bound is proved, but not optimality to a gap of {options.gap:g}")
+        else:
+            print("ok")
+    return SOLVED if certificate.ok and not wide else NOT_AS_ASKED
 
 
 # -- info, export, schema, reweight --------------------------------------------------------------
@@ -445,7 +474,10 @@ def _export(options: argparse.Namespace) -> int:
     from greenopt.io import load, to_model
     from greenopt.solvers.highs import write_model
 
-    write_model(to_model(load(options.instance)), options.out, options.format)
+    instance = load(options.instance)
+    write_model(to_model(instance), options.out, options.format)
+    if len(instance.objective) > 1:
+        _say(f"{options.out}: stage 1 of {len(instance.objective)}; a file holds one objective")
     return SOLVED
 
 

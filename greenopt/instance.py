@@ -475,6 +475,19 @@ class Instance(Part):
         """A copy with some fields changed, validated anew."""
         return self.parse({**self.document(), **changes}, f"{type(self).__name__}.replace")
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: Any = None) -> Self:
+        return self  # immutable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).parse, (self.document(),)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy with changes, validated anew; the same as `replace`."""
+        return self.replace(**(update or {}))
+
     @cached_property
     def sha256(self) -> str:
         """Digest of the content: the same numbers give the same digest, however they are stored."""

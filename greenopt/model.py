@@ -237,12 +237,12 @@ def _joined(parts: list[Any]) -> Any:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def elastic(model: Model, blocks: Sequence[str]) -> Model:
+def elastic(model: Model, blocks: Sequence[str], sizes: FloatArray | None = None) -> Model:
     """A model that asks how much the rows of some blocks must give way for a plan to exist.
 
     Every row of the named blocks may fall short of its lower bound or exceed its upper bound by a
-    slack; the objective is the sum of slacks, each relative to its row's right-hand side.
-    Everything else stays hard.
+    slack; the objective is the sum of slacks, each relative to its row's size (by default, of its
+    right-hand side). Everything else stays hard.
     """
     rows = np.concatenate(
         [np.arange(b.start, b.start + b.size) for n in blocks if (b := model.rows.get(n))]
@@ -255,7 +255,7 @@ def elastic(model: Model, blocks: Sequence[str]) -> Model:
     at = np.concatenate([short, over])
     sign = np.concatenate([np.ones(len(short)), -np.ones(len(over))])
     side = np.where(sign > 0, model.row_lower[at], model.row_upper[at])
-    size = np.maximum(np.abs(side), 1.0)
+    size = np.maximum(np.abs(side), 1.0) if sizes is None else sizes[at]
     count = len(at)
     slack = sparse.csr_array((sign, (at, np.arange(count))), shape=(model.matrix.shape[0], count))
     start = model.matrix.shape[1]

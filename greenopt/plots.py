@@ -38,23 +38,25 @@ def plot(instance: Instance, solution: Solution, path: str | os.PathLike[str]) -
     """
     import io
 
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if "flow" not in solution.decision:
         raise ModelError(f"{solution.instance}: status {solution.status}, there is no plan to draw")
-    figure = Figure(figsize=(13, 8.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
-    for ax, panel in zip(axes[:, :2].ravel(), PANELS, strict=True):
-        _draw_grid(figure, ax, solution, *panel)
-    _draw_requests(axes[0, 2], solution)
-    _draw_flows(axes[1, 2], solution)
-    figure.suptitle(_headline(solution), fontsize=11)
     buffer = io.BytesIO()
-    kind = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
-    metadata = {"Software": None} if kind == "png" else None
-    figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
+    with rc_context({"text.parse_math": False}):  # names may hold dollar signs
+        figure = Figure(figsize=(13, 8.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(2, 3)
+        for ax, panel in zip(axes[:, :2].ravel(), PANELS, strict=True):
+            _draw_grid(figure, ax, solution, *panel)
+        _draw_requests(axes[0, 2], solution)
+        _draw_flows(axes[1, 2], solution)
+        figure.suptitle(_headline(solution), fontsize=11)
+        kind = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
+        metadata = {"Software": None} if kind == "png" else None
+        figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
     write_bytes_atomically(path, buffer.getvalue())
 
 

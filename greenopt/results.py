@@ -384,7 +384,21 @@ def _all_finite(tree: Any) -> Any:
 
 
 Finite = Annotated[Any, AfterValidator(_all_finite)]
-Grid = Annotated[list[Any], AfterValidator(_all_finite)]
+
+
+def _all_numbers(tree: Any, at: tuple[int | str, ...] = ()) -> Any:
+    """Nested lists of finite numbers or nulls, nothing else."""
+    for i, member in enumerate(tree):
+        if isinstance(member, list):
+            _all_numbers(member, (*at, i))
+        elif member is not None and (
+            isinstance(member, bool) or not isinstance(member, int | float)
+        ):
+            raise line_errors([((*at, i), "is not a number")])
+    return _all_finite(tree) if not at else tree
+
+
+Grid = Annotated[list[Any], AfterValidator(_all_numbers)]
 Position = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 

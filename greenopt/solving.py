@@ -23,16 +23,21 @@ from greenopt.solvers import RawResult, Termination, solve_model
 METHODS = ("exact",)
 """Methods usable for every problem."""
 
-SPREADS = (1e6, 1e9, 1e3)
-"""Scalings tried in turn (see `greenopt.solvers.scaling.scale`)."""
+ATTEMPTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"dual_tolerance": 1e-9},
+    {"dual_tolerance": 1e-9, "spread": 1e9},
+    {"spread": 1e3},
+)
+"""Settings of `solve_model` tried in turn while a continuous model's own bound leaves a gap."""
 
-DECIDED = {
+DECIDED = (
     Termination.INFEASIBLE,
     Termination.UNBOUNDED,
     Termination.LIMIT,
     Termination.INTERRUPTED,
-}
-"""Ends of a run that another scaling is not asked about."""
+)
+"""Ends of a run that no other setting is tried on."""
 
 CHECK_TOLERANCE = 1e-6
 """Largest relative violation the checker accepts."""
@@ -173,6 +178,11 @@ class _Run:
         for number, stage in enumerate(model.stages):
             raw = self._solve(model, number)
             if raw.x is None:
+                if results:
+                    self.report["stopped"] = (
+                        f"stage {number + 1} of {len(model.stages)} ended: {raw.message}; "
+                        "the plan is that of the stage before"
+                    )
                 break
             x = raw.x
             value = float(stage.c @ x)
@@ -195,9 +205,9 @@ class _Run:
         """
         phase = "bound" if relax else "solve"
         best, best_gap = None, np.inf
-        for spread in SPREADS:
+        for attempt, options in enumerate(ATTEMPTS):
             with self._timed(phase):
-                raw = self._run_once(model, stage, relax, spread, again=best is not None)
+                raw = self._run_once(model, stage, relax, options, again=attempt > 0)
             if (model.is_integer and not relax) or raw.termination in DECIDED:
                 return best or raw
             gap, closed = self._proved(model, stage, raw)
@@ -209,7 +219,7 @@ class _Run:
         return best
 
     def _run_once(
-        self, model: Model, stage: int, relax: bool, spread: float, again: bool
+        self, model: Model, stage: int, relax: bool, options: dict[str, Any], again: bool
     ) -> RawResult:
         spent = 0.0 if relax else self.runtime_s.get("solve", 0.0)
         left = float("inf") if self.time_limit is None else max(self.time_limit - spent, 1e-3)
@@ -222,7 +232,7 @@ class _Run:
             time_limit_s=left,
             gap=max(self.gap, NUMERICAL_FLOOR),
             relax=relax,
-            spread=spread,
+            **options,
             threads=self.threads,
             seed=self.seed,
         )
@@ -282,6 +292,20 @@ class _Run:
         if abs(value - recomputed) > CHECK_TOLERANCE * max(scale, 1e-10):
             self.report["contradiction"] = {"solver": value, "checker": recomputed}
             return Status.ERROR
+        if stages[-1].bound - recomputed > CHECK_TOLERANCE * max(scale, abs(recomputed)):
+            self.report["contradiction"] = {
+                "solver": f"no plan is below {stages[-1].bound}",
+                "checker": f"this plan's objective is {recomputed}",
+            }
+            return Status.ERROR
+        for number, (stage, own) in enumerate(zip(stages[:-1], found.stages, strict=False)):
+            slack = found.stage_tolerances[number] * max(abs(stage.objective), 1.0)
+            if own > stage.objective + slack + CHECK_TOLERANCE * max(abs(own), 1e-6):
+                self.report["contradiction"] = {
+                    "solver": f"stage {number + 1} kept at {stage.objective}",
+                    "checker": f"this plan's stage {number + 1} is {own}",
+                }
+                return Status.ERROR
         proved = closes(recomputed, stages[-1].bound, self.gap, scale)
         complete = len(stages) == len(self.instance.objective)
         return Status.OPTIMAL if proved and complete else Status.FEASIBLE
@@ -292,8 +316,8 @@ class _Run:
         for rows in formulation.elastic_rows:
             if not any(name in formulation.model.rows for name in rows):
                 continue
-            model = elastic(formulation.model, rows)
-            raw = solve_model(model, time_limit_s=limit, seed=self.seed)
+            model = elastic(formulation.model, rows, formulation.row_sizes)
+            raw = self._solve_elastic(model, limit)
             if raw.x is not None:
                 break
         else:
@@ -309,9 +333,21 @@ class _Run:
         if len(sentences) > 20:
             self.report["explanation"].append(f"and {len(sentences) - 20} more")
 
+    def _solve_elastic(self, model: Model, limit: float, relax: bool = False) -> RawResult:
+        """Solve an elastic model; a continuous one anew while its own bound leaves a gap."""
+        best = solve_model(model, time_limit_s=limit, relax=relax, seed=self.seed)
+        for options in ATTEMPTS[1:]:
+            continuous = relax or not model.is_integer
+            if not continuous or best.termination in DECIDED or self._proved(model, 0, best)[1]:
+                break
+            raw = solve_model(model, time_limit_s=limit, relax=relax, seed=self.seed, **options)
+            if self._proved(model, 0, raw)[0] < self._proved(model, 0, best)[0]:
+                best = raw
+        return best
+
     def _prove_infeasible(self, model: Model, value: float) -> None:
         """A positive lower bound on the relaxation that is needed proves that there is no plan."""
-        relaxed = solve_model(model, relax=True, seed=self.seed)
+        relaxed = self._solve_elastic(model, float("inf"), relax=True)
         bound = -np.inf
         if relaxed.row_dual is not None:
             bound = dual_bound(model, model.stages[0].c, relaxed.row_dual)

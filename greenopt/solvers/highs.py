@@ -31,8 +31,11 @@ HIGHS_SOLVERS = {
 }
 """Solver names and HiGHS's own name of the algorithm."""
 
-TOLERANCE = 1e-9
-"""Primal and dual feasibility asked of HiGHS on the scaled model."""
+PRIMAL_TOLERANCE = 1e-9
+"""Feasibility asked of HiGHS on the scaled model."""
+
+DUAL_TOLERANCE = 1e-7
+"""Dual feasibility asked of HiGHS at first; with 1e-8 or less HiGHS 1.15.1 can overrun its heap."""
 
 log = logging.getLogger("greenopt.solver")
 
@@ -66,8 +69,8 @@ class RawResult:
         Wall time inside the solver.
     message, version : str
         Its status in its own words, and which version it is.
-    iterations, nodes : int
-        Work done.
+    counts : dict of str to int
+        Work done: iterations of the algorithms, nodes of a search.
     """
 
     termination: Termination
@@ -115,6 +118,7 @@ def solve_model(
     gap: float = 1e-6,
     relax: bool = False,
     spread: float = 1e6,
+    dual_tolerance: float = DUAL_TOLERANCE,
     threads: int = 1,
     seed: int = 0,
 ) -> RawResult:
@@ -136,6 +140,8 @@ def solve_model(
         Drop integrality.
     spread : float
         Largest scaled cost relative to the median one (see `scaling.scale`).
+    dual_tolerance : float
+        Dual feasibility asked for on the scaled model.
     threads, seed : int
         Fixed, so that runs repeat.
 
@@ -161,9 +167,10 @@ def solve_model(
         "random_seed": seed,
         "mip_rel_gap": gap,
         "mip_abs_gap": 0.0,
-        "mip_feasibility_tolerance": TOLERANCE,
-        "primal_feasibility_tolerance": TOLERANCE,
-        "dual_feasibility_tolerance": TOLERANCE,
+        "mip_feasibility_tolerance": PRIMAL_TOLERANCE,
+        "primal_feasibility_tolerance": PRIMAL_TOLERANCE,
+        "dual_feasibility_tolerance": dual_tolerance,
+        "small_matrix_value": 1e-12,
         "solver": HIGHS_SOLVERS[solver] if not integer else "choose",
         "time_limit": min(time_limit_s, 1e20) + highs.getRunTime(),
     }
@@ -234,7 +241,9 @@ def _result(highspy: Any, highs: Any, scaled: Any, runtime_s: float, integer: bo
     keeps = worth or termination == Termination.OPTIMAL
     x = scaled.x(np.array(solution.col_value)) if keeps else None
     dual = None
-    if not integer and solution.dual_valid:
+    if status == kinds.kModelEmpty:
+        dual = np.zeros(len(scaled.row))
+    elif not integer and solution.dual_valid:
         dual = scaled.row_dual(np.array(solution.row_dual))
     bound = info.mip_dual_bound / scaled.objective if integer else -np.inf
     return RawResult(

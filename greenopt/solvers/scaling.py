@@ -2,7 +2,8 @@
 
 Requests come in millions and their costs in micro-dollars, so a solver's absolute tolerances would
 mean nothing. Columns are scaled by their upper bound, rows by their largest entry, the objective by
-its median entry unless its largest one would then be too large.
+its median entry unless its largest one would then be too large. Rows with a side of their own are
+scaled by it.
 """
 
 from __future__ import annotations
@@ -76,8 +77,14 @@ def scale(model: Model, c: FloatArray, spread: float = 1e6) -> Scaled:
     bound = np.maximum(np.abs(model.column_upper), np.abs(model.column_lower))
     column = np.where(model.integer, 1.0, _power_of_two(bound))
     matrix = model.matrix @ sparse.diags_array(column)
-    largest = abs(matrix).max(axis=1).toarray().ravel() if matrix.nnz else np.zeros(0)
-    row = 1.0 / _power_of_two(largest) if matrix.nnz else np.ones(matrix.shape[0])
+    row: FloatArray = np.ones(matrix.shape[0])
+    if matrix.nnz:
+        largest = abs(matrix).max(axis=1).toarray().ravel()
+        # A tolerance is relative to the side of a row where it has one, not to an entry that is
+        # huge beside it (a penalty in the row that keeps an earlier stage).
+        side = np.abs(np.where(np.isfinite(model.row_upper), model.row_upper, model.row_lower))
+        unit = np.where(side > 0, np.clip(side, largest / 1e8, largest), largest)
+        row = np.ones(1) / _power_of_two(np.where(np.isfinite(side), unit, largest))
     matrix = sparse.csc_array(sparse.diags_array(row) @ matrix) if matrix.nnz else matrix.tocsc()
     scaled_c = c * column
     costs = np.abs(scaled_c[scaled_c != 0])

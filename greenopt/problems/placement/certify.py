@@ -31,7 +31,7 @@ _PARTS = {
 
 def lower_bound(
     instance: PlacementInstance, stage: int, marginals: Marginals, earlier: Sequence[float]
-) -> float:
+) -> tuple[float, float]:
     """Prove a lower bound on one stage of the objective.
 
     Parameters
@@ -47,16 +47,20 @@ def lower_bound(
 
     Returns
     -------
-    float
-        The bound; minus infinity if a column without an upper bound has a negative price, plus
-        infinity if some demand has no site, mode and level within its limits.
+    bound : float
+        The bound; minus infinity if a column without an upper bound has a negative price or the
+        multipliers overflow, plus infinity if some demand has no site, mode and level within its
+        limits.
+    size : float
+        Sum of the absolute terms of the bound, to which its rounding is relative.
 
     Raises
     ------
     SolutionError
         If a multiplier array is over other axes or labels than the instance's.
     """
-    return _Certifier(instance, stage, marginals, earlier).bound()
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _Certifier(instance, stage, marginals, earlier).bound()
 
 
 class _Certifier:
@@ -79,7 +83,7 @@ class _Certifier:
             self.stages.append((inst.objective[i], -multiplier))
         self.price: dict[str, Any] = {}  # price of one unit of a metric, by (period, site)
 
-    def bound(self) -> float:
+    def bound(self) -> tuple[float, float]:
         self._price_objective()
         self._price_budgets()
         self.cheapest = np.full(self.inst.demand_requests.shape, np.inf)
@@ -95,7 +99,11 @@ class _Certifier:
         demand = self.inst.demand_requests
         some = demand > 0
         self.row_terms.append(float((self.cheapest[some] * demand[some]).sum()))
-        return float(sum(self.row_terms) + sum(self.column_terms))
+        terms = [*self.row_terms, *self.column_terms]
+        bound, size = float(sum(terms)), float(sum(map(abs, terms)))
+        if np.isnan(bound) or (np.isinf(size) and not np.isinf(self.cheapest[some]).any()):
+            return -np.inf, size  # overflow proves nothing
+        return bound, size
 
     def _multiplier(self, name: str, axes: tuple[str, ...]) -> Any:
         """A row's multipliers as a dense array, zero where none is given."""
@@ -148,7 +156,7 @@ class _Certifier:
             stages, terms, sites = array.codes
             here = (stages == stage) & (terms == term)
             share[sites[here]] = np.maximum(-array.values[here], 0.0)
-        if share.sum() <= 0:
+        if not 0 < share.sum() < np.inf:
             share[:] = 1.0
         return weight * share / share.sum()
 
@@ -221,7 +229,7 @@ class _Certifier:
     def _columns(self, price: Any, most: Any) -> None:
         """Columns between zero and `most`: those with a negative price are taken whole."""
         negative = price < 0
-        if np.isinf(most[negative]).any():
+        if not np.isfinite(price).all() or np.isinf(most[negative]).any():
             self.column_terms.append(-np.inf)
             return
         self.column_terms.append(float((price[negative] * most[negative]).sum()))
@@ -246,6 +254,7 @@ class _Certifier:
         allowed = np.broadcast_to(may, price.shape)
         if inst.reachable is not None:
             allowed = allowed & inst.reachable[:, :, k, :, mode]
+        price = np.where(np.isfinite(price), price, -np.inf)  # overflow proves nothing
         best = np.where(allowed, price, np.inf).min(axis=2)
         self.cheapest[:, :, k] = np.minimum(self.cheapest[:, :, k], best)
 

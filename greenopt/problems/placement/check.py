@@ -153,8 +153,10 @@ class _Checker:
     def _well_formed(self) -> bool:
         """Signs, and that every entry names a profile and a level that exist."""
         for name, entries in (("flow", self.flow), ("instances", self.run_), ("unmet", self.unmet)):
+            if not np.isfinite(entries["value"]).all():
+                self._violated("decision", f"array {name!r} holds what is no finite number", 1.0)
             worst = entries["value"].min(initial=0.0)
-            if worst < -self.tolerance:
+            if worst < -self.tolerance * max(1.0, entries["value"].max(initial=0.0)):
                 self._violated("non-negativity", name, -worst)
         models = np.array([self.sets["model"].index(k.model) for k in self.inst.classes])
         self.flow["profile"] = self._profiles(models[self.flow["class"]], self.flow)
@@ -180,8 +182,14 @@ class _Checker:
         self.result.violations.append(Violation(requirement, where, float(amount)))
 
     def _compare(self, requirement: str, excess: Any, size: Any, axes: tuple[str, ...]) -> None:
-        """Note the five largest elements of `excess` beyond the tolerance."""
-        scaled = np.asarray(excess) / np.maximum(1.0, np.abs(size))
+        """Note the five largest elements of `excess` beyond the tolerance.
+
+        An element is judged against its own size, and against a thousandth of the largest where
+        its own is smaller still: a stray request beside millions is rounding.
+        """
+        sizes = np.abs(np.asarray(size, dtype=float))
+        floor = max(1e-3 * float(sizes.max(initial=0.0)), 1e-12)
+        scaled = np.asarray(excess) / np.maximum(floor, sizes)
         bad = np.argwhere(scaled > self.tolerance)
         worst = sorted(map(tuple, bad), key=lambda at: -scaled[at])[:5]
         for at in worst:
@@ -308,11 +316,11 @@ class _Checker:
         axes = ("period", "site", "gpu_type")
         used = self._sum(r, r["gpus"], axes)
         finite = np.where(np.isfinite(inst.gpus), inst.gpus, np.inf)
-        self._compare("GPUs", used - finite, np.nan_to_num(finite, posinf=1.0), axes)
+        self._compare("GPUs", used - finite, np.nan_to_num(finite, posinf=0.0), axes)
         self.facility_w = self._sum(r, r["facility_w"], ("period", "site"))
         if inst.facility_power_cap_w is not None:
             cap = inst.facility_power_cap_w
-            size = np.nan_to_num(cap, posinf=1.0)
+            size = np.nan_to_num(cap, posinf=0.0)
             self._compare("facility power cap", self.facility_w - cap, size, ("period", "site"))
 
     def _check_even(self) -> None:
@@ -531,14 +539,20 @@ class _Checker:
             mean = budget.metric == "ttft_mean_s"
             value = self._over(budget.metric if not mean else "ttft_request_s", axes)
             limit = budget.limit.over([a for a in ("period", "site") if a in axes], np.shape(value))
-            if mean:
-                requests = self._over("requests", axes)
-                value = np.where(requests > 0, value / np.where(requests > 0, requests, 1.0), 0.0)
             named = tuple(a for a in ("period", "site") if a in axes)
-            size = np.nan_to_num(limit, posinf=1.0)
-            if mean:  # seconds are small numbers: compare them relative to the limit itself
-                value, limit, size = value / size, limit / size, np.ones_like(size)
+            size = np.where(np.isfinite(limit), np.abs(limit), 0.0)
+            if mean:  # in request-seconds, so that a stray request is no ratio
+                requests = self._over("requests", axes)
+                with np.errstate(invalid="ignore"):
+                    limit = np.where(requests > 0, limit * requests, np.inf)
+                size = size * requests
+            if not size.any():  # a limit of zero is judged by the size of what it adds up
+                size = self._over_absolute(budget.metric if not mean else "ttft_request_s")
             self._compare(f"budget {budget.name}", value - limit, size, named)
+
+    def _over_absolute(self, metric: str) -> float:
+        grid = self.at.get(metric, self.unmet_by_period.get(metric, np.ones(1)))
+        return float(np.abs(grid).sum())
 
     def _over(self, metric: str, axes: tuple[str, ...]) -> Any:
         """A metric over a subset of period and site."""

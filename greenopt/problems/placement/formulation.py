@@ -277,11 +277,9 @@ class Formulation:
             return
         n_sites = len(self.instance.sites)
         t, s = self._run.codes["period"], self._run.codes["site"]
-        by_period = np.bincount(
-            t * n_sites + s,
-            self._facility_w * self._run_upper / 1000,
-            len(self.duration_s) * n_sites,
-        )
+        watts = self._facility_w
+        drawn = np.multiply(watts, self._run_upper, out=np.zeros(len(watts)), where=watts > 0)
+        by_period = np.bincount(t * n_sites + s, drawn / 1000, len(self.duration_s) * n_sites)
         upper = by_period.reshape(-1, n_sites).max(axis=0)
         self._builder.add_columns("peak_kw", {"site": np.arange(n_sites)}, 0, 2 * upper)
 
@@ -299,9 +297,9 @@ class Formulation:
         upper = self._builder.column_upper
         reach = []
         for _, _, term in found:
-            size = np.abs(self._vector(term.metric)) * np.where(np.isfinite(upper), upper, np.inf)
-            size = np.nan_to_num(size, nan=0.0, posinf=np.inf)
-            reach.append(np.bincount(site[site >= 0], size[site >= 0]).max())
+            weight = np.abs(self._vector(term.metric))
+            size = np.multiply(weight, upper, out=np.zeros(len(weight)), where=weight > 0)
+            reach.append(np.bincount(site[site >= 0], size[site >= 0]).max(initial=0.0))
         codes = {
             "stage": np.array([i for i, _, _ in found]),
             "term": np.array([j for _, j, _ in found]),
@@ -586,19 +584,25 @@ class Formulation:
         rows = self._builder.add_rows(
             "budget", codes, -np.inf, np.concatenate([e[1] for e in entries])
         )
+        self._budget_sizes = np.concatenate([e[7] for e in entries])
         start = rows.start
-        for _, limit, _, _, row, columns, values in entries:
+        for _, limit, _, _, row, columns, values, _ in entries:
             self._builder.add_entries(start + row, columns, values)
             start += len(limit)
 
     def _budget_entries(self, shape: tuple[int, int]) -> Iterator[tuple[Any, ...]]:
-        """For each budget: its rows (limit, period, site; -1 for a whole axis) and coefficients."""
+        """For each budget: its rows (limit, period, site; -1 for a whole axis), coefficients, size.
+
+        The size is what a shortfall is measured against: the limit, or for a mean the limit times
+        all the requests there are.
+        """
+        demand = self.instance.demand_requests.sum(axis=(1, 2))
         for b, budget in enumerate(self.instance.budgets):
             axes = budget.limit.axes
-            size = [
+            sizes = [
                 n if axis in axes else 1 for axis, n in zip(("period", "site"), shape, strict=True)
             ]
-            limit = budget.limit.over(("period", "site"), size)
+            limit = budget.limit.over(("period", "site"), sizes)
             cells = np.nonzero(np.isfinite(limit))
             number = np.full(limit.shape, -1)
             number[cells] = np.arange(len(cells[0]))
@@ -615,7 +619,9 @@ class Formulation:
                 for axis, c in zip(("period", "site"), cells, strict=True)
             ]
             right = np.zeros(len(cells[0])) if mean else limit[cells]
-            yield b, right, *named, row, columns, values
+            there = demand[cells[0]] if "period" in axes else demand.sum()
+            size = np.maximum(np.abs(limit[cells]) * (there if mean else 1.0), 1e-300)
+            yield b, right, *named, row, columns, values, size
 
     def _add_site_max_rows(self) -> None:
         if not self._maxima:
@@ -778,6 +784,16 @@ class Formulation:
                     for at, amount in _entries(array)
                 ]
         return sentences
+
+    @cached_property
+    def row_sizes(self) -> FloatArray:
+        """What a row's shortfall is measured against: its side, or for a mean its limit in sum."""
+        model = self.model
+        side = np.where(np.isfinite(model.row_upper), model.row_upper, model.row_lower)
+        sizes = np.maximum(np.abs(np.where(np.isfinite(side), side, 0.0)), 1.0)
+        if block := model.rows.get("budget"):
+            sizes[block.slice] = self._budget_sizes
+        return sizes
 
     def _budget_unit(self, metric: str) -> str:
         if metric == "ttft_mean_s":

@@ -59,7 +59,7 @@ _TABLE = (
     Metric(
         "water_l",
         "L",
-        "withdrawal: on-site make-up (evaporation and blowdown) plus grid water",
+        "withdrawal on site (evaporation and blowdown) plus the water consumed by generation",
         ("water_evaporation_l", "water_blowdown_l", "water_grid_l"),
     ),
     Metric(

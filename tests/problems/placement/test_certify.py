@@ -101,7 +101,7 @@ def test_any_multipliers_give_a_bound(
         for name, array in solution.marginals.items()
     }
     for marginals in (noisy, {}):
-        proved = lower_bound(instance, 0, marginals, [])
+        proved, _ = lower_bound(instance, 0, marginals, [])
         assert proved <= solution.objective + 1e-9 * max(1.0, abs(solution.objective))
 
 
@@ -137,6 +137,6 @@ def test_tree_bound_is_labelled_a_claim() -> None:
         assert stage.proved_bound <= solution.objective * (1 + 1e-9) + 1e-9
         kinds.add(stage.kind)
         assert (stage.kind == "claimed (tree)") == (
-            stage.claimed_bound > stage.proved_bound + 1e-9 * max(1.0, abs(solution.objective))
+            stage.claimed_bound > stage.proved_bound + 1e-6 * max(1.0, abs(solution.objective))
         )
     assert "claimed (tree)" in kinds
