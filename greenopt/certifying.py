@@ -82,7 +82,7 @@ def certify(
     earlier: list[float] = []
     for number, stage in enumerate(solution.stages):
         proved, size = lower_bound(instance, number, stage.marginals, earlier)
-        room = tolerance * max(abs(stage.objective), size if np.isfinite(size) else 0.0)
+        room = max(tolerance * max(abs(stage.objective), size if np.isfinite(size) else 0.0), 1e-12)
         claimed = stage.bound
         if number == len(solution.stages) - 1:  # the top of a file may claim more than its stages
             claimed = max(claimed, solution.claims.get("bound") or -np.inf)
@@ -93,13 +93,12 @@ def certify(
         else:
             kind = "claimed (tree)" if stage.bound_source == "tree" else "wrong"
         near = abs(stage.objective - proved) <= room
+        around_zero = stage.objective * proved <= 0
         stages.append(
             StageCertificate(
                 _finite(claimed),
                 _finite(proved),
-                0.0
-                if near and stage.objective * proved <= 0
-                else relative_gap(stage.objective, proved),
+                0.0 if near and around_zero else relative_gap(stage.objective, proved),
                 kind,
             )
         )

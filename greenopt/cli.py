@@ -180,6 +180,9 @@ def _files(paths: Iterable[str]) -> list[Path]:
 
 
 def _solve(options: argparse.Namespace) -> int:
+    from greenopt.solving import refuse_unknown
+
+    refuse_unknown(options.method, options.solver)
     files = _files(options.paths)
     folder = options.out or (Path() if options.plot else None)
     if folder is not None:
@@ -405,8 +408,8 @@ def _certify(options: argparse.Namespace) -> int:
     from greenopt.certifying import certify
     from greenopt.io import load, load_solution
 
-    solution = load_solution(options.solution)
-    certificate = certify(load(options.instance), solution, gap=options.gap)
+    instance, solution = load(options.instance), load_solution(options.solution)
+    certificate = certify(instance, solution, gap=options.gap)
     tree = any(stage.kind == "claimed (tree)" for stage in certificate.stages)
     wide = solution.status == "optimal" and not certificate.optimal and not tree
     if options.json:

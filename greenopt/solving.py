@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from greenopt._version import __version__
-from greenopt.errors import ModelError
+from greenopt.errors import ModelError, SolverError
 from greenopt.instance import Instance
 from greenopt.labelled import FloatArray
 from greenopt.model import Model, dual_bound, elastic
 from greenopt.problems import part
 from greenopt.results import NUMERICAL_FLOOR, Solution, StageResult, Status, closes
-from greenopt.solvers import RawResult, Termination, solve_model
+from greenopt.solvers import HIGHS_SOLVERS, RawResult, Termination, solve_model
 
 METHODS = ("exact",)
 """Methods usable for every problem."""
@@ -90,12 +90,27 @@ def solve(
     if not isinstance(instance, Instance):
         given = type(instance).__name__
         raise ModelError(f"expected an instance, got a {given}; greenopt.load reads a file")
-    if method not in METHODS:
-        raise ModelError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    refuse_unknown(method, solver)
     if gap < 0 or (time_limit is not None and time_limit <= 0):
         raise ModelError("gap must be at least 0 and time_limit above 0 s")
     run = _Run(instance, solver, time_limit, gap, bound, seed, threads)
     return run.solution()
+
+
+def refuse_unknown(method: str, solver: str) -> None:
+    """Refuse a method or solver that is not known, naming those that are.
+
+    Raises
+    ------
+    ModelError
+        For an unknown method.
+    SolverError
+        For an unknown solver.
+    """
+    if method not in METHODS:
+        raise ModelError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    if solver not in HIGHS_SOLVERS:
+        raise SolverError(f"unknown solver {solver!r}; known are {', '.join(HIGHS_SOLVERS)}")
 
 
 @dataclass
@@ -117,7 +132,7 @@ class _Run:
         with self._timed("build"):
             formulation = part(self.instance.problem, "formulation").formulate(self.instance)
         self.report["gap_asked"] = self.gap
-        raw, stages, x, scale = self._stages(formulation)
+        raw, stages, x, scales = self._stages(formulation)
         decision: dict[str, Any] = {}
         found = None
         if x is not None:
@@ -130,12 +145,13 @@ class _Run:
         elif raw.termination == Termination.INFEASIBLE:
             with self._timed("explain"):
                 self._explain(formulation)
-        status = self._status(raw, stages, found, scale)
+        status = self._status(raw, stages, found, scales)
         if found is not None and stages:
             last = stages[-1]
             value = found.stages[len(stages) - 1]
             # A bound above the plan by rounding only is the plan's value.
-            bound = value if 0 < last.bound - value <= NUMERICAL_FLOOR * scale else last.bound
+            rounding = NUMERICAL_FLOOR * scales[-1]
+            bound = value if 0 < last.bound - value <= rounding else last.bound
             stages[-1] = StageResult(value, bound, last.bound_source, last.marginals)
             self.report["notes"] = found.notes
         return Solution(
@@ -170,11 +186,12 @@ class _Run:
 
     def _stages(
         self, formulation: Any
-    ) -> tuple[RawResult, list[StageResult], FloatArray | None, float]:
+    ) -> tuple[RawResult, list[StageResult], FloatArray | None, list[float]]:
         """Solve stage after stage, each keeping the earlier ones within their tolerance."""
         model: Model = formulation.model
         results: list[StageResult] = []
-        x, scale = None, 0.0
+        x: FloatArray | None = None
+        scales: list[float] = []  # sum of the absolute terms of each stage's objective
         for number, stage in enumerate(model.stages):
             raw = self._solve(model, number)
             if raw.x is None:
@@ -186,7 +203,7 @@ class _Run:
                 break
             x = raw.x
             value = float(stage.c @ x)
-            scale = float(np.abs(stage.c * x).sum())
+            scales.append(float(np.abs(stage.c * x).sum()))
             results.append(self._stage_result(formulation, model, number, raw, value))
             if raw.termination != Termination.OPTIMAL:
                 break
@@ -196,7 +213,7 @@ class _Run:
         self.report["termination"] = str(raw.termination)
         self.report["message"] = raw.message
         self.report["counts"] = raw.counts
-        return raw, results, x, scale
+        return raw, results, x, scales
 
     def _solve(self, model: Model, stage: int, relax: bool = False) -> RawResult:
         """Run the solver; a continuous model again, scaled otherwise, while its proof falls short.
@@ -269,7 +286,7 @@ class _Run:
         return StageResult(value, bound, "lp", marginals)
 
     def _status(
-        self, raw: RawResult, stages: list[StageResult], found: Any, scale: float
+        self, raw: RawResult, stages: list[StageResult], found: Any, scales: list[float]
     ) -> Status:
         if found is None:
             return (
@@ -288,7 +305,7 @@ class _Run:
                 "checker": [str(violation) for violation in found.violations[:10]],
             }
             return Status.ERROR
-        value, recomputed = stages[-1].objective, found.stages[len(stages) - 1]
+        value, recomputed, scale = stages[-1].objective, found.stages[len(stages) - 1], scales[-1]
         if abs(value - recomputed) > CHECK_TOLERANCE * max(scale, 1e-10):
             self.report["contradiction"] = {"solver": value, "checker": recomputed}
             return Status.ERROR
@@ -306,7 +323,10 @@ class _Run:
                     "checker": f"this plan's stage {number + 1} is {own}",
                 }
                 return Status.ERROR
-        proved = closes(recomputed, stages[-1].bound, self.gap, scale)
+        proved = closes(recomputed, stages[-1].bound, self.gap, scale) and all(
+            closes(stage.objective, stage.bound, self.gap, size)
+            for stage, size in zip(stages[:-1], scales, strict=False)
+        )
         complete = len(stages) == len(self.instance.objective)
         return Status.OPTIMAL if proved and complete else Status.FEASIBLE
 

@@ -18,7 +18,7 @@ from greenopt.labelled import FloatArray
 from greenopt.model import Model
 
 
-def _power_of_two(values: FloatArray) -> FloatArray:
+def _power_of_two(values: Any) -> FloatArray:
     """Nearest power of two of each positive finite value, 1 elsewhere."""
     good = np.isfinite(values) & (values > 0)
     exponent = np.round(np.log2(np.where(good, values, 1.0)))
@@ -84,12 +84,12 @@ def scale(model: Model, c: FloatArray, spread: float = 1e6) -> Scaled:
         # huge beside it (a penalty in the row that keeps an earlier stage).
         side = np.abs(np.where(np.isfinite(model.row_upper), model.row_upper, model.row_lower))
         unit = np.where(side > 0, np.clip(side, largest / 1e8, largest), largest)
-        row = np.ones(1) / _power_of_two(np.where(np.isfinite(side), unit, largest))
+        row = np.reciprocal(_power_of_two(np.where(np.isfinite(side), unit, largest)))
     matrix = sparse.csc_array(sparse.diags_array(row) @ matrix) if matrix.nnz else matrix.tocsc()
     scaled_c = c * column
     costs = np.abs(scaled_c[scaled_c != 0])
-    unit = max(np.median(costs), costs.max() / spread) if costs.size else 1.0
-    factor = float(1.0 / _power_of_two(np.array([unit]))[0])
+    typical = float(max(np.median(costs), costs.max() / spread)) if costs.size else 1.0
+    factor = float(1.0 / _power_of_two(np.array([typical]))[0])
     return Scaled(
         matrix,
         scaled_c * factor,

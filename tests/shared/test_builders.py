@@ -252,7 +252,7 @@ def test_instances_state_sources_and_survive_a_round_trip(file: str, tmp_path: P
 def test_quick_is_share_alike() -> None:
     """The data derived from Electricity Maps stays under its licence."""
     provenance = PlacementInstance.read(INSTANCES / "quick.json").provenance
-    assert provenance.data_licence == "ODbL-1.0"
+    assert provenance.data_licence.startswith("ODbL-1.0 AND ")
     assert any("Electricity Maps" in s.name and s.licence == "ODbL-1.0" for s in provenance.sources)
 
 

@@ -547,7 +547,8 @@ class _Checker:
                     limit = np.where(requests > 0, limit * requests, np.inf)
                 size = size * requests
             if not size.any():  # a limit of zero is judged by the size of what it adds up
-                size = self._over_absolute(budget.metric if not mean else "ttft_request_s")
+                terms = self._over_absolute(budget.metric if not mean else "ttft_request_s")
+                size = np.full_like(size, terms)
             self._compare(f"budget {budget.name}", value - limit, size, named)
 
     def _over_absolute(self, metric: str) -> float:
