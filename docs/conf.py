@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 import greenopt
 from greenopt.problems.placement import formulation
-from greenopt.solvers.highs import MINIMUM_VERSION, TOLERANCE
+from greenopt.solvers.highs import DUAL_TOLERANCE, MINIMUM_VERSION, PRIMAL_TOLERANCE
 from greenopt.solving import CHECK_TOLERANCE, NUMERICAL_FLOOR, solve
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +33,8 @@ myst_substitutions = {
     "check_tolerance": f"{CHECK_TOLERANCE:g}",
     "gap": f"{inspect.signature(solve).parameters['gap'].default:g}",
     "floor": f"{NUMERICAL_FLOOR:g}",
-    "highs_tolerance": f"{TOLERANCE:g}",
+    "primal_tolerance": f"{PRIMAL_TOLERANCE:g}",
+    "dual_tolerance": f"{DUAL_TOLERANCE:g}",
     "highs_version": ".".join(map(str, MINIMUM_VERSION)),
     "slack": f"{formulation.SLACK:g}",
 }
