@@ -183,3 +183,22 @@ def test_two_files_of_one_name_are_refused(
     files = [str(tmp_path / folder / "x.json") for folder in ("a", "b")]
     assert main(["solve", *files, "--out", str(tmp_path / "out")]) == 2
     assert "would both write x.solution.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "field"),
+    [
+        ("classes", "ttft_statistic"),
+        ("classes", "tbt_statistic"),
+        ("gpu_types", "usable_memory_fraction"),
+    ],
+)
+def test_a_quantity_is_not_given_its_meaning_in_silence(where: str, field: str) -> None:
+    """A limit without its statistic, and a memory without its usable share, are refused."""
+    document = copy.deepcopy(tiny())
+    del document[where][0][field]
+    with pytest.raises(go.InstanceError) as caught:
+        go.PlacementInstance.parse(document)
+    (problem,) = caught.value.problems
+    assert problem.path == f"$.{where}[0].{field}"
+    assert problem.message.startswith("is missing; ")

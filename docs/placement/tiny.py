@@ -47,6 +47,7 @@ chat = {
     "work_per_request": {"standard": 1.0},
     "egress_bytes_per_request": 1200.0,
     "ttft_limit_s": 0.5,
+    "ttft_statistic": "p95",
 }
 meaning = {
     "carbon_signal": {

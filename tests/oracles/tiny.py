@@ -118,7 +118,9 @@ def _tiny_classes() -> list[Document]:
             "work_per_request": {"fast": 1.0, "thrifty": 1.0},
             "egress_bytes_per_request": 4000.0,
             "ttft_limit_s": 0.9,
+            "ttft_statistic": "p95",
             "tbt_limit_s": 0.066,
+            "tbt_statistic": "p95",
         },
         {
             "name": "summary",
@@ -128,6 +130,7 @@ def _tiny_classes() -> list[Document]:
             "work_per_request": {"fast": 1.6, "thrifty": 1.8},
             "egress_bytes_per_request": 3000.0,
             "ttft_limit_s": 5.0,
+            "ttft_statistic": "p95",
         },
         {
             "name": "assist",
@@ -238,6 +241,7 @@ def _gpu_type(name: str, embodied_kg: float) -> Document:
     return {
         "name": name,
         "memory_bytes": 80e9,
+        "usable_memory_fraction": 0.9,
         "embodied_kg": embodied_kg,
         "lifetime_s": 5 * 365 * 86400.0,
     }

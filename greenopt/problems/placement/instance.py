@@ -101,14 +101,19 @@ class GpuType(Part):
     memory_bytes: Positive | None
     """Memory of one GPU, bytes; null if KV memory is not modelled."""
 
-    usable_memory_fraction: Fraction = 0.9
-    """Share of the memory that weights and KV cache may fill (a serving engine's setting)."""
+    usable_memory_fraction: Fraction = 1.0
+    """Share of the memory that weights and KV cache may fill; to be given with memory_bytes."""
 
     embodied_kg: NonNegative
     """Manufacturing carbon of one GPU with its share of the server, kg CO2e."""
 
     lifetime_s: Positive
     """Service life over which embodied carbon is spread, s."""
+
+    @model_validator(mode="after")
+    def _stated(self) -> GpuType:
+        _state_with(self, "memory_bytes", "usable_memory_fraction", "how much of it may be used")
+        return self
 
 
 class Level(Part):
@@ -201,17 +206,23 @@ class RequestClass(Part):
     ttft_limit_s: Positive | None = None
     """Largest RTT + last mile + prefill allowed, s; null for no limit."""
 
-    ttft_statistic: Statistic = "p95"
-    """Which statistic over prompt lengths must be within ttft_limit_s."""
+    ttft_statistic: Statistic = "mean"
+    """Which statistic over prompt lengths must be within ttft_limit_s; to be given with it."""
 
     tbt_limit_s: Positive | None = None
     """Largest time between tokens allowed, s; null for no limit."""
 
-    tbt_statistic: Statistic = "p95"
-    """Which of the level's itl_s must be within tbt_limit_s."""
+    tbt_statistic: Statistic = "mean"
+    """Which of the level's itl_s must be within tbt_limit_s; to be given with it."""
 
     unmet_price_usd: NonNegative | None = None
     """Price of a request not served, USD; null forbids unmet demand."""
+
+    @model_validator(mode="after")
+    def _stated(self) -> RequestClass:
+        _state_with(self, "ttft_limit_s", "ttft_statistic", "which statistic it limits")
+        _state_with(self, "tbt_limit_s", "tbt_statistic", "which statistic it limits")
+        return self
 
 
 class CarbonSignal(Part):
@@ -301,6 +312,12 @@ class Budget(Part):
 
     limit: Annotated[AxisArray, Quantity(None, "units of the metric", null=float("inf"))]
     """Limit over any of period and site (no axes: the total); null entries do not limit."""
+
+
+def _state_with(part: Part, field: str, other: str, what: str) -> None:
+    """Refuse a quantity without the one that gives it its meaning."""
+    if getattr(part, field) is not None and other not in part.model_fields_set:
+        raise line_errors([((other,), f"is missing; {field} needs {what}")])
 
 
 def _increasing(values: Sequence[float]) -> bool:
