@@ -202,3 +202,22 @@ def test_a_quantity_is_not_given_its_meaning_in_silence(where: str, field: str) 
     (problem,) = caught.value.problems
     assert problem.path == f"$.{where}[0].{field}"
     assert problem.message.startswith("is missing; ")
+
+
+@pytest.mark.parametrize("seed", [4120, 4286])
+def test_stray_requests_break_no_mean(seed: int) -> None:
+    """A site serving 1e-14 requests is within any mean-TTFT budget, up to rounding."""
+    from oracles.tiny import random_document
+
+    rng = np.random.default_rng(seed)
+    features = (
+        "budgets", "max_sites", "unmet", "even", "demand_charge", "power_cap", "mask", "custom",
+        "lexicographic", "running", "unlimited",
+    )  # fmt: skip
+    switches = {name: bool(rng.integers(2)) for name in features}
+    switches["unlimited"] &= not switches["even"]
+    boundary = ["gpu", "server", "facility"][rng.integers(3)]
+    instance = go.PlacementInstance.parse(random_document(rng, boundary=boundary, **switches))
+    solution = go.solve(instance, gap=1e-7)
+    assert solution.status == go.Status.OPTIMAL, solution.report
+    assert go.check(instance, solution).ok
