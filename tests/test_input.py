@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import tiny as oracle
-from oracles.tiny import Document, random_document
+from oracles.tiny import FEATURES, Document, random_document
 
 import greenopt as go
 from greenopt.cli import main
@@ -32,19 +32,6 @@ PROPERTY = settings(
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
-)
-FEATURES = (
-    "budgets",
-    "max_sites",
-    "unmet",
-    "even",
-    "demand_charge",
-    "power_cap",
-    "mask",
-    "custom",
-    "lexicographic",
-    "running",
-    "unlimited",
 )
 
 Change = Callable[[Document], object]

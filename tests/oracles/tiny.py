@@ -12,6 +12,21 @@ import numpy as np
 
 Document = dict[str, Any]
 
+FEATURES = (
+    "budgets",
+    "max_sites",
+    "unmet",
+    "even",
+    "demand_charge",
+    "power_cap",
+    "mask",
+    "custom",
+    "lexicographic",
+    "running",
+    "unlimited",
+)
+"""Switches of `random_document`."""
+
 STATISTICS = {"mean": 1.0, "p50": 0.95, "p90": 1.3, "p95": 1.5, "p99": 2.0, "max": 3.0}
 """Statistics of the inter-token latency of a level, relative to its mean."""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles.canonical import differences, of_arrays, of_pyomo
-from oracles.tiny import random_document, tiny
+from oracles.tiny import FEATURES, random_document, tiny
 from pyomo.contrib.solver.common.factory import SolverFactory
 from pyomo.environ import value
 
@@ -19,19 +19,6 @@ from greenopt.formulations import placement as pyomo_placement
 from greenopt.io import to_model
 from greenopt.results import Status
 
-FEATURES = (
-    "budgets",
-    "max_sites",
-    "unmet",
-    "even",
-    "demand_charge",
-    "power_cap",
-    "mask",
-    "custom",
-    "lexicographic",
-    "running",
-    "unlimited",
-)
 SWITCHES = st.fixed_dictionaries({feature: st.booleans() for feature in FEATURES})
 BOUNDARIES = st.sampled_from(["gpu", "server", "facility"])
 RELAXED = settings(
