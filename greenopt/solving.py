@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from greenopt._version import __version__
+from greenopt.checking import stage_differences
 from greenopt.errors import ModelError, SolverError
 from greenopt.instance import Instance
 from greenopt.labelled import FloatArray
@@ -38,6 +39,14 @@ DECIDED = (
     Termination.INTERRUPTED,
 )
 """Ends of a run that no other setting is tried on."""
+
+WITHOUT_PLAN = {
+    Termination.INFEASIBLE: Status.INFEASIBLE,
+    Termination.UNBOUNDED: Status.UNBOUNDED,
+    Termination.LIMIT: Status.LIMIT,
+    Termination.INTERRUPTED: Status.LIMIT,
+}
+"""Status of a solve that ended without a plan."""
 
 CHECK_TOLERANCE = 1e-6
 """Largest relative violation the checker accepts."""
@@ -216,15 +225,29 @@ class _Run:
         return raw, results, x, scales
 
     def _solve(self, model: Model, stage: int, relax: bool = False) -> RawResult:
-        """Run the solver; a continuous model again, scaled otherwise, while its proof falls short.
-
-        Costs of very different size defeat any one scaling: the first run's own bound shows it.
-        """
+        """Run the solver on one stage, timed."""
         phase = "bound" if relax else "solve"
+
+        def run(options: dict[str, Any], again: bool) -> RawResult:
+            with self._timed(phase):
+                return self._run_once(model, stage, relax, options, again)
+
+        return self._best_attempt(model, stage, relax, run)
+
+    def _best_attempt(
+        self,
+        model: Model,
+        stage: int,
+        relax: bool,
+        run: Callable[[dict[str, Any], bool], RawResult],
+    ) -> RawResult:
+        """Run a continuous model again, set otherwise, while its own bound leaves a gap.
+
+        Costs of very different size defeat any one scaling; the first run's own bound shows it.
+        """
         best, best_gap = None, np.inf
         for attempt, options in enumerate(ATTEMPTS):
-            with self._timed(phase):
-                raw = self._run_once(model, stage, relax, options, again=attempt > 0)
+            raw = run(options, attempt > 0)
             if (model.is_integer and not relax) or raw.termination in DECIDED:
                 return best or raw
             gap, closed = self._proved(model, stage, raw)
@@ -288,41 +311,17 @@ class _Run:
     def _status(
         self, raw: RawResult, stages: list[StageResult], found: Any, scales: list[float]
     ) -> Status:
+        if "contradiction" in self.report:
+            return Status.ERROR
         if found is None:
-            return (
-                {
-                    Termination.INFEASIBLE: Status.INFEASIBLE,
-                    Termination.UNBOUNDED: Status.UNBOUNDED,
-                    Termination.LIMIT: Status.LIMIT,
-                    Termination.INTERRUPTED: Status.LIMIT,
-                }.get(raw.termination, Status.ERROR)
-                if "contradiction" not in self.report
-                else Status.ERROR
-            )
-        if found.violations:
-            self.report["contradiction"] = {
-                "solver": raw.message,
-                "checker": [str(violation) for violation in found.violations[:10]],
-            }
+            return WITHOUT_PLAN.get(raw.termination, Status.ERROR)
+        recomputed, scale = found.stages[len(stages) - 1], scales[-1]
+        against = [str(violation) for violation in found.violations[:10]]
+        rooms = [CHECK_TOLERANCE * max(size, 1e-10) for size in scales]
+        against += stage_differences(stages, found.stages, found.stage_tolerances, rooms)
+        if against:
+            self.report["contradiction"] = {"solver": raw.message, "checker": against}
             return Status.ERROR
-        value, recomputed, scale = stages[-1].objective, found.stages[len(stages) - 1], scales[-1]
-        if abs(value - recomputed) > CHECK_TOLERANCE * max(scale, 1e-10):
-            self.report["contradiction"] = {"solver": value, "checker": recomputed}
-            return Status.ERROR
-        if stages[-1].bound - recomputed > CHECK_TOLERANCE * max(scale, abs(recomputed)):
-            self.report["contradiction"] = {
-                "solver": f"no plan is below {stages[-1].bound}",
-                "checker": f"this plan's objective is {recomputed}",
-            }
-            return Status.ERROR
-        for number, (stage, own) in enumerate(zip(stages[:-1], found.stages, strict=False)):
-            slack = found.stage_tolerances[number] * max(abs(stage.objective), 1.0)
-            if own > stage.objective + slack + CHECK_TOLERANCE * max(abs(own), 1e-6):
-                self.report["contradiction"] = {
-                    "solver": f"stage {number + 1} kept at {stage.objective}",
-                    "checker": f"this plan's stage {number + 1} is {own}",
-                }
-                return Status.ERROR
         proved = closes(recomputed, stages[-1].bound, self.gap, scale) and all(
             closes(stage.objective, stage.bound, self.gap, size)
             for stage, size in zip(stages[:-1], scales, strict=False)
@@ -354,16 +353,10 @@ class _Run:
             self.report["explanation"].append(f"and {len(sentences) - 20} more")
 
     def _solve_elastic(self, model: Model, limit: float, relax: bool = False) -> RawResult:
-        """Solve an elastic model; a continuous one anew while its own bound leaves a gap."""
-        best = solve_model(model, time_limit_s=limit, relax=relax, seed=self.seed)
-        for options in ATTEMPTS[1:]:
-            continuous = relax or not model.is_integer
-            if not continuous or best.termination in DECIDED or self._proved(model, 0, best)[1]:
-                break
-            raw = solve_model(model, time_limit_s=limit, relax=relax, seed=self.seed, **options)
-            if self._proved(model, 0, raw)[0] < self._proved(model, 0, best)[0]:
-                best = raw
-        return best
+        def run(options: dict[str, Any], _: bool) -> RawResult:
+            return solve_model(model, time_limit_s=limit, relax=relax, seed=self.seed, **options)
+
+        return self._best_attempt(model, 0, relax, run)
 
     def _prove_infeasible(self, model: Model, value: float) -> None:
         """A positive lower bound on the relaxation that is needed proves that there is no plan."""
