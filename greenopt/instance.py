@@ -63,8 +63,8 @@ class Quantity:
         checks the shape).
     unit : str
         Unit of every element.
-    minimum, above, maximum : float, optional
-        Smallest value allowed, value to exceed, largest value allowed.
+    minimum, above : float, optional
+        Smallest value allowed, value to exceed.
     boolean : bool
         True for masks.
     null : float, optional
@@ -77,7 +77,6 @@ class Quantity:
     unit: str
     minimum: float | None = None
     above: float | None = None
-    maximum: float | None = None
     boolean: bool = False
     null: float | None = None
     optional: bool = False
@@ -89,7 +88,6 @@ class Quantity:
         limits = [
             f"at least {self.minimum:g}" if self.minimum is not None else "",
             f"above {self.above:g}" if self.above is not None else "",
-            f"at most {self.maximum:g}" if self.maximum is not None else "",
         ]
         limit = " and ".join(filter(None, limits))
         return f"expected a finite number{' ' + limit if limit else ''}, {self.unit}"
@@ -104,7 +102,7 @@ class Quantity:
         self, _: CoreSchema, __: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         element: dict[str, Any] = {"type": "boolean" if self.boolean else "number"}
-        bounds = {"minimum": self.minimum, "exclusiveMinimum": self.above, "maximum": self.maximum}
+        bounds = {"minimum": self.minimum, "exclusiveMinimum": self.above}
         element |= {key: value for key, value in bounds.items() if value is not None}
         if self.null is not None:
             element = {"anyOf": [element, {"type": "null"}]}
@@ -219,8 +217,6 @@ class Quantity:
             good = good & (numbers >= self.minimum)
         if self.above is not None:
             good = good & (numbers > self.above)
-        if self.maximum is not None:
-            good = good & (numbers <= self.maximum)
         return good
 
     def _shape_message(self, nested: Any, axes: tuple[str, ...]) -> str:

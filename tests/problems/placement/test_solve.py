@@ -329,3 +329,17 @@ def test_mean_ttft_budget_by_site_holds() -> None:
     assert max(served) <= limit * (1 + 1e-6)
     assert solution.objective >= free.objective - 1e-9
     assert go.certify(held, solution).optimal
+
+
+def test_stage_without_end_leaves_the_plan_of_the_one_before() -> None:
+    """A second stage that is unbounded is reported; the first stage's plan stands and checks."""
+    document = unbounded_document(-10.0)
+    document["objective"] = [*weighing(ttft_mean_s=1.0), *weighing(cost_energy_usd=1.0)]
+    instance = go.PlacementInstance.parse(document)
+    solution = go.solve(instance)
+    assert solution.status == Status.FEASIBLE
+    assert solution.report["stopped"].startswith("stage 2 of 2 ended: Unbounded")
+    assert len(solution.stages) == 1
+    report = go.check(instance, solution)
+    assert report.ok, report.lines()
+    assert go.certify(instance, solution).ok
