@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import accumulate, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ import pyomo.environ as pyo
 from greenopt.problems.placement.instance import (
     FLOW_AXES,
     INSTANCE_AXES,
+    RUNNING_AXES,
     Distribution,
     Level,
     PlacementInstance,
@@ -33,11 +35,14 @@ from greenopt.problems.placement.instance import (
 )
 
 SLACK = 1e-9
-"""Relative slack of the limits that decide eligibility: equality in the data counts."""
+"""Relative slack of limits on latency, memory and deferral: equality in the data counts."""
 
 J_PER_KWH = 3.6e6
 S_PER_H = 3600.0
-SITELESS = ("unmet_requests", "unmet_usd")
+Place = Callable[..., tuple[int | None, int | None]]
+"""Period and site of a variable by its index; None where it belongs to no single one."""
+
+SITELESS = ("unmet_requests", "unmet_usd", "deferral_request_s")
 METRICS = (
     "energy_kwh",
     "energy_it_kwh",
@@ -54,8 +59,12 @@ METRICS = (
     "cost_egress_usd",
     "cost_demand_usd",
     "cost_usd",
+    "ttft_warm_request_s",
+    "ttft_startup_request_s",
     "ttft_request_s",
     "ttft_mean_s",
+    "deferral_request_s",
+    "starts",
     "requests",
     "unmet_requests",
     "unmet_usd",
@@ -81,10 +90,13 @@ def build(
     Returns
     -------
     pyomo.environ.ConcreteModel
-        Variables ``flow``, ``instances``, ``unmet``, ``peak_kw``, ``site_max`` and ``used``, rows
-        ``demand``, ``load_row``, ``gpus``, ``power_cap``, ``peak``, ``budget``, ``site_max_row``,
-        ``one_level``, ``level_used`` and ``stage``, and ``objective``. ``model.data`` holds sets
-        and coefficients (`Data`). A component the instance does not ask for is there and empty.
+        Variables ``flow``, ``instances``, ``running``, ``starts``, ``startup_waits``,
+        ``deferred``, ``whole_flow``, ``unmet``, ``peak_kw``, ``site_max`` and ``used``, rows
+        ``demand``, ``deadline``, ``load_row``, ``whole``, ``running_row``, ``start``, ``min_up``,
+        ``startup_share``, ``startup_wait``, ``instance_limit``, ``gpus``, ``power_cap``, ``peak``,
+        ``budget``, ``site_max_row``, ``one_level``, ``level_used`` and ``stage``, and
+        ``objective``. ``model.data`` holds sets and coefficients (`Data`). A component the
+        instance does not ask for is there and empty.
 
     Raises
     ------
@@ -94,8 +106,9 @@ def build(
 
     Notes
     -----
-    Two rows have longer names than in `placement.md`: ``site_max_row``, because the variable is
-    ``site_max``, and ``load_row``, because Pyomo reserves ``load``.
+    Three rows have longer names than in `placement.md`: ``running_row`` and ``site_max_row``,
+    because variables are called ``running`` and ``site_max``, and ``load_row``, because Pyomo
+    reserves ``load``.
 
     Pyomo refuses rows without variables. Such a row is left out where it holds; where it does not
     hold (demand that no site may serve), it gets the variable ``nothing``, which is fixed at zero,
@@ -108,8 +121,12 @@ def build(
     model = pyo.ConcreteModel()
     model.data = Data(instance)
     _add_flows_and_instances(model)
+    _add_running_and_starts(model)
+    _add_other_requests(model)
     _add_peak_and_site_max(model)
     _add_service_rows(model)
+    _add_running_rows(model)
+    _add_gpus_rows(model)
     _add_power_rows(model)
     _add_metric_rows(model)
     _add_balance(model)
@@ -182,6 +199,8 @@ class Data:
         self.demand_charge: Any = _optional_list(instance.demand_charge_usd_per_kw)
         self.power_cap: Any = _optional_list(instance.facility_power_cap_w)
         self.reachable: Any = _optional_list(instance.reachable)
+        self.initial: Any = _optional_list(instance.initial_instances)
+        self.fixed: Any = _optional_list(instance.fixed_instances)
 
     @cached_property
     def model_of(self) -> list[int]:
@@ -219,6 +238,91 @@ class Data:
             for s, (n, m) in product(self.sites, self.profiles)
             if any(self.gpus[t][s][self.gpu_type[n, m]] > 0 for t in self.periods)
         ]
+
+    # Blocks, starts and deferral
+
+    @cached_property
+    def theta(self) -> list[float]:
+        """Moment at which each period begins, s after the first one begins."""
+        moments = [datetime.fromisoformat(text) for text in self.instance.periods.start]
+        return [(moment - moments[0]).total_seconds() for moment in moments]
+
+    @cached_property
+    def blocks(self) -> list[list[int]]:
+        """Periods of each block b."""
+        lengths = self.instance.hold_periods or [1] * len(self.periods)
+        ends = accumulate(lengths)
+        return [list(range(end - n, end)) for n, end in zip(lengths, ends, strict=True)]
+
+    @cached_property
+    def block(self) -> list[int]:
+        """Block b(t) of each period."""
+        return [b for b, periods in enumerate(self.blocks) for _ in periods]
+
+    def first(self, b: int) -> int:
+        """First period f(b) of a block."""
+        return self.blocks[b][0]
+
+    def startup_s(self, n: int, m: int) -> float:
+        """Time τ_p that starting an instance takes."""
+        startup = self.profiles[n, m].startup
+        return startup.time_s if startup else 0.0
+
+    def startup_kwh(self, n: int, m: int) -> float:
+        """Energy e_p of one start at the profile's power boundary."""
+        startup = self.profiles[n, m].startup
+        return startup.energy_kwh if startup else 0.0
+
+    def starts(self, n: int, m: int) -> bool:
+        """Whether it matters when instances of the profile are started."""
+        return self.profiles[n, m].startup is not None or self.profiles[n, m].min_up_s > 0
+
+    @cached_property
+    def counts_instances(self) -> bool:
+        """Whether the instance counts instances."""
+        return (
+            self.whole_instances
+            or self.instance.hold_periods is not None
+            or self.instance.fixed_instances is not None
+            or len(self.instance.instance_limits) > 0
+            or any(self.starts(n, m) for n, m in self.profiles)
+        )
+
+    @property
+    def whole_instances(self) -> bool:
+        """Whether numbers of running instances are integer."""
+        return self.instance.instance_counts == "integer"
+
+    @property
+    def whole_requests(self) -> bool:
+        """Whether numbers of requests are integer."""
+        return self.instance.request_counts == "integer"
+
+    @cached_property
+    def most_deferred(self) -> dict[tuple[int, int, int], float]:
+        """Requests Q̄_tok that may still be held back after each period."""
+        return {
+            tok: self._most_deferred(*tok)
+            for tok in product(self.periods, self.origins, self.classes)
+        }
+
+    def _most_deferred(self, t: int, o: int, k: int) -> float:
+        limit = self.instance.classes[k].deferral_limit_s
+        if limit is None or t == self.periods[-1]:
+            return 0.0
+        return sum(
+            float(self.d[arrival][o][k])
+            for arrival in self.periods[: t + 1]
+            if self.theta[t + 1] - self.theta[arrival] <= limit * (1 + SLACK)
+        )
+
+    @cached_property
+    def servable(self) -> dict[tuple[int, int, int], float]:
+        """Requests D_tok that can be served in each period: its own and those held back."""
+        return {
+            (t, o, k): self.d[t][o][k] + (self.most_deferred[t - 1, o, k] if t > 0 else 0.0)
+            for t, o, k in self.most_deferred
+        }
 
     # Who may run where
 
@@ -342,15 +446,79 @@ class Data:
             for ell in self.levels(n, m)
         ]
 
+    @cached_property
+    def running_index(self) -> list[tuple[int, int, int, int]]:
+        """Every (b, s, n, m) whose instances are counted."""
+        if not self.counts_instances:
+            return []
+        return [(b, *snm) for b, snm in product(range(len(self.blocks)), self.held)]
+
+    @cached_property
+    def starts_index(self) -> list[tuple[int, int, int, int]]:
+        """Every (b, s, n, m) whose starts matter."""
+        return [(b, s, n, m) for b, s, n, m in self.running_index if self.starts(n, m)]
+
+    @cached_property
+    def startup_waits_index(self) -> list[tuple[int, int, int, int]]:
+        """Every (b, k, s, m) in which requests may wait for a start."""
+        return [
+            (b, k, s, m)
+            for b, k, s, m in product(range(len(self.blocks)), self.classes, self.sites, self.modes)
+            if (s, self.model_of[k], m) in self.held and self.startup_s(self.model_of[k], m) > 0
+        ]
+
+    @cached_property
+    def deferred_index(self) -> list[tuple[int, int, int]]:
+        """Every (t, o, k) after which requests may be held back."""
+        deferrable = [
+            k for k in self.classes if self.instance.classes[k].deferral_limit_s is not None
+        ]
+        return list(product(self.periods[:-1], self.origins, deferrable))
+
+    @cached_property
+    def whole_flow_index(self) -> list[tuple[int, ...]]:
+        """Every (t, o, k, s, m) whose flows of several groups add up to a whole number."""
+        if not self.whole_requests:
+            return []
+        return sorted(
+            {(t, o, k, s, m) for t, o, k, s, m, _ in self.flow_index if not self.one_group(k, m)}
+        )
+
+    def one_group(self, k: int, m: int) -> bool:
+        """Whether the profile that serves class k in mode m has one group of levels."""
+        return len(self.groups[self.model_of[k], m]) == 1
+
+    def whole_serving(self, n: int, m: int) -> bool:
+        """Whether numbers of instances serving are integer: of profiles with one level only."""
+        return self.whole_instances and len(self.levels(n, m)) == 1 and self.startup_s(n, m) == 0
+
+    def most_running(self, b: int, s: int, n: int, m: int) -> float:
+        """Upper bound N̄: what GPUs allow in every period of the block."""
+        gpus = min(self.gpus[t][s][self.gpu_type[n, m]] for t in self.blocks[b])
+        return float(gpus / self.profiles[n, m].gpus_per_instance)
+
+    def largest_count(self, b: int, s: int, n: int, m: int) -> float:
+        """Bound of N and S: twice N̄, which is rounded down for whole instances."""
+        most = self.most_running(b, s, n, m)
+        return 2.0 * (math.floor(most) if self.whole_instances else most)
+
+    def running_bounds(self, b: int, s: int, n: int, m: int) -> tuple[float, float]:
+        """Bounds of N; both the given number where one is given."""
+        if self.fixed is not None:
+            given = self.fixed[self.first(b)][s][n][m]
+            if math.isfinite(given):
+                return given, given
+        return 0.0, self.largest_count(b, s, n, m)
+
     def most_instances(self, t: int, s: int, n: int, m: int, ell: int) -> float:
         """Upper bound ȳ: what GPUs allow, and what all the model's work needs."""
         gpus = self.gpus[t][s][self.gpu_type[n, m]]
         rate = self.level(n, m, ell).requests_per_s
         most = float(gpus / self.profiles[n, m].gpus_per_instance)
-        if rate == 0:
+        if rate == 0 or self.instance.load_rule == "at_most":
             return most
         work = sum(
-            self.work(k, m) * self.d[t][o][k]
+            self.work(k, m) * self.servable[t, o, k]
             for o, k in product(self.origins, self.classes)
             if self.model_of[k] == n
         )
@@ -358,14 +526,21 @@ class Data:
 
     def highest_peak_kw(self, s: int) -> float:
         """Upper bound q̄ of the site's peak power."""
-        held = [(n, m, ell) for site, n, m in self.held if site == s for ell in self.levels(n, m)]
-        return max(
-            sum(
-                _times(self.power(t, s, *nml)[1], self.most_instances(t, s, *nml)) / 1000
-                for nml in held
-            )
-            for t in self.periods
+        return max(self._highest_kw(t, s) for t in self.periods)
+
+    def _highest_kw(self, t: int, s: int) -> float:
+        serving = sum(
+            _times(self.power(t, s, n, m, ell)[1], self.most_instances(t, s, n, m, ell))
+            for site, n, m in self.held
+            if site == s
+            for ell in self.levels(n, m)
         )
+        starting = sum(
+            _times(self.startup_power(*bsnm), self.most_running(*bsnm))
+            for bsnm in self.starts_index
+            if self.first(bsnm[0]) == t and bsnm[1] == s
+        )
+        return (serving + starting) / 1000
 
     @cached_property
     def site_max_index(self) -> list[tuple[int, int]]:
@@ -390,12 +565,47 @@ class Data:
             watts += profile.host_adder_w
         return watts, watts * pue
 
+    def startup_energy(self, b: int, s: int, n: int, m: int) -> tuple[float, float]:
+        """Energies of one start, kWh: E^{S,IT} of the server and E^S of the facility."""
+        profile = self.profiles[n, m]
+        kwh, pue = self.startup_kwh(n, m), self.pue[self.first(b)][s]
+        if profile.power_boundary == "facility":
+            return kwh / pue, kwh
+        if profile.power_boundary == "gpu":
+            assert profile.host_adder_w is not None
+            kwh += profile.host_adder_w * self.startup_s(n, m) / J_PER_KWH
+        return kwh, kwh * pue
+
+    def startup_power(self, b: int, s: int, n: int, m: int) -> float:
+        """Mean facility power F^S of one start over the first period of the block, W."""
+        return self.startup_energy(b, s, n, m)[1] * J_PER_KWH / self.delta[self.first(b)]
+
     def per_instance(self, t: int, s: int, n: int, m: int, ell: int) -> dict[str, float]:
         """Metrics of one instance that runs at the level through the period."""
         it_power, facility_power = self.power(t, s, n, m, ell)
         e_it = it_power * self.delta[t] / J_PER_KWH
         e = facility_power * self.delta[t] / J_PER_KWH
-        gpu_seconds = self.profiles[n, m].gpus_per_instance * self.delta[t]
+        return {
+            **self._per_use(t, s, n, m, e_it, e, self.delta[t]),
+            **{
+                name: coefficient[t][s][n][m][ell] * self.delta[t]
+                for name, coefficient in self.custom_per_instance_s.items()
+            },
+        }
+
+    def per_start(self, b: int, s: int, n: int, m: int) -> dict[str, float]:
+        """Metrics of one start at the beginning of the block."""
+        e_it, e = self.startup_energy(b, s, n, m)
+        return {
+            **self._per_use(self.first(b), s, n, m, e_it, e, self.startup_s(n, m)),
+            "starts": 1.0,
+        }
+
+    def _per_use(
+        self, t: int, s: int, n: int, m: int, e_it: float, e: float, seconds: float
+    ) -> dict[str, float]:
+        """Metrics of one instance's energies and of holding its GPUs."""
+        gpu_seconds = self.profiles[n, m].gpus_per_instance * seconds
         h = self.gpu_type[n, m]
 
         carbon_operational = e * self.carbon[t][s] / 1000
@@ -420,10 +630,6 @@ class Data:
             "cost_gpu_usd": cost_gpu,
             "cost_usd": cost_energy + cost_gpu,
             "gpu_h": gpu_seconds / S_PER_H,
-            **{
-                name: coefficient[t][s][n][m][ell] * self.delta[t]
-                for name, coefficient in self.custom_per_instance_s.items()
-            },
         }
 
     def embodied_kg_per_s(self, h: int) -> float:
@@ -437,10 +643,12 @@ class Data:
         """Metrics of one served request."""
         gigabytes = self.instance.classes[k].egress_bytes_per_request / 1e9
         cost_egress = gigabytes * self.egress_price[o][s]
+        ttft = self.ttft(o, k, s, m, g)
         return {
             "cost_egress_usd": cost_egress,
             "cost_usd": cost_egress,
-            "ttft_request_s": self.ttft(o, k, s, m, g),
+            "ttft_warm_request_s": ttft,
+            "ttft_request_s": ttft,
             "requests": 1.0,
             **{
                 name: coefficient[t][o][k][s][m]
@@ -454,7 +662,16 @@ class Data:
         prefill = self.prefill(k, m, first_level, "mean")
         return float(self.rtt[o][s] + self.last_mile[o] + prefill)
 
-    def per_unmet(self, k: int) -> dict[str, float]:
+    def per_startup_wait(self, b: int, k: int, s: int, m: int) -> dict[str, float]:
+        """Metrics of one request that waits for a starting instance."""
+        wait = self.startup_s(self.model_of[k], m)
+        return {"ttft_startup_request_s": wait, "ttft_request_s": wait}
+
+    def per_deferred(self, t: int, o: int, k: int) -> dict[str, float]:
+        """Metrics of one request that is held back at the end of a period."""
+        return {"deferral_request_s": self.theta[t + 1] - self.theta[t]}
+
+    def per_unmet(self, t: int, o: int, k: int) -> dict[str, float]:
         """Metrics of one request that is not served."""
         price = self.instance.classes[k].unmet_price_usd
         assert price is not None
@@ -485,34 +702,88 @@ class Data:
 
     @cached_property
     def budget_limits(self) -> dict[tuple[int, int, int], float]:
-        """Finite limit of every budget entry (b, t, s); -1 where the limit has no such axis."""
+        """Finite limit of every budget entry (i, t, s); -1 where the limit has no such axis."""
         found: dict[tuple[int, int, int], float] = {}
-        for b, budget in enumerate(self.instance.budgets):
+        for i, budget in enumerate(self.instance.budgets):
             axes, values = budget.limit.axes, budget.limit.values
             for entry in np.ndindex(values.shape):
                 at = dict(zip(axes, entry, strict=True))
                 if math.isfinite(values[entry]):
-                    found[b, at.get("period", -1), at.get("site", -1)] = float(values[entry])
+                    found[i, at.get("period", -1), at.get("site", -1)] = float(values[entry])
         return dict(sorted(found.items()))
+
+    @cached_property
+    def instance_limits(self) -> dict[tuple[int, int, int, int, int], float]:
+        """Finite limit of every entry (i, b, s, n, m); -1 where the limit has no such axis."""
+        found: dict[tuple[int, int, int, int, int], float] = {}
+        for i, one in enumerate(self.instance.instance_limits):
+            for entry in np.ndindex(one.limit.values.shape):
+                at = dict(zip(one.limit.axes, entry, strict=True))
+                snm = [at.get(axis, -1) for axis in RUNNING_AXES[1:]]
+                for b, periods in enumerate(self.blocks):
+                    if "period" in at and at["period"] not in periods:
+                        continue
+                    key = (i, b, snm[0], snm[1], snm[2])
+                    limit = float(one.limit.values[entry])
+                    found[key] = min(limit, found.get(key, math.inf))
+        return {key: limit for key, limit in sorted(found.items()) if math.isfinite(limit)}
 
 
 # Variables
 
 
 def _add_flows_and_instances(model: pyo.ConcreteModel) -> None:
-    """Add x, y and u."""
+    """Add x and y."""
     data = model.data
     model.flow = pyo.Var(
-        data.flow_index, bounds=lambda _, t, o, k, s, m, g: (0.0, 2 * data.d[t][o][k])
+        data.flow_index,
+        domain=lambda _, t, o, k, s, m, g: _domain(data.whole_requests and data.one_group(k, m)),
+        bounds=lambda _, t, o, k, s, m, g: (0.0, 2 * data.servable[t, o, k]),
     )
     model.instances = pyo.Var(
         data.instance_index,
+        domain=lambda _, t, s, n, m, ell: _domain(data.whole_serving(n, m)),
         bounds=lambda _, *tsnml: (0.0, _finite(2 * data.most_instances(*tsnml))),
+    )
+
+
+def _add_running_and_starts(model: pyo.ConcreteModel) -> None:
+    """Add N, S and Z."""
+    data = model.data
+    model.running = pyo.Var(
+        data.running_index,
+        domain=_domain(data.whole_instances),
+        bounds=lambda _, *bsnm: data.running_bounds(*bsnm),
+    )
+    model.starts = pyo.Var(
+        data.starts_index,
+        domain=_domain(data.whole_instances),
+        bounds=lambda _, *bsnm: (0.0, data.largest_count(*bsnm)),
+    )
+    model.startup_waits = pyo.Var(
+        data.startup_waits_index,
+        bounds=lambda _, b, k, s, m: (
+            0.0,
+            2 * sum(data.servable[data.first(b), o, k] for o in data.origins),
+        ),
+    )
+
+
+def _add_other_requests(model: pyo.ConcreteModel) -> None:
+    """Add Q, X and u."""
+    data = model.data
+    model.deferred = pyo.Var(
+        data.deferred_index, bounds=lambda _, *tok: (0.0, 2 * data.most_deferred[tok])
+    )
+    model.whole_flow = pyo.Var(
+        data.whole_flow_index,
+        domain=pyo.Integers,
+        bounds=lambda _, t, o, k, s, m: (0.0, 2 * data.servable[t, o, k]),
     )
     priced = [k for k in data.classes if data.instance.classes[k].unmet_price_usd is not None]
     model.unmet = pyo.Var(
         list(product(data.periods, data.origins, priced)),
-        bounds=lambda _, t, o, k: (0.0, 2 * data.d[t][o][k]),
+        bounds=lambda _, *tok: (0.0, 2 * data.servable[tok]),
     )
 
 
@@ -549,20 +820,26 @@ def _columns(
     _check_scope(model.data, name, t, s)
     if name == "ttft_mean_s":
         return _ttft_mean_columns(model)
-    data, found = model.data, []
-    for index, x in _in_scope(model.flow, t, s, t_at=0, s_at=3):
-        found.append((data.per_request(*index).get(name, 0.0), x))
-    for index, y in _in_scope(model.instances, t, s, t_at=0, s_at=1):
-        found.append((data.per_instance(*index).get(name, 0.0), y))
-    if t is None:
-        for site, q in model.peak_kw.items():
-            if s in (None, site):
-                found.append((data.per_peak_kw(site).get(name, 0.0), q))
-    if s is None:
-        for (period, _, k), u in model.unmet.items():
-            if t in (None, period):
-                found.append((data.per_unmet(k).get(name, 0.0), u))
+    found = [
+        (coefficients(*index).get(name, 0.0), variable)
+        for variables, place, coefficients in _kinds(model)
+        for index, variable in _in_scope(variables, t, s, place)
+    ]
     return [(c, v) for c, v in found if c != 0]
+
+
+def _kinds(model: pyo.ConcreteModel) -> list[tuple[Any, Place, Callable[..., dict[str, float]]]]:
+    """Variables that enter metrics: period and site they belong to, and coefficients, by index."""
+    data = model.data
+    return [
+        (model.flow, lambda t, o, k, s, m, g: (t, s), data.per_request),
+        (model.instances, lambda t, s, n, m, ell: (t, s), data.per_instance),
+        (model.starts, lambda b, s, n, m: (data.first(b), s), data.per_start),
+        (model.startup_waits, lambda b, k, s, m: (data.first(b), s), data.per_startup_wait),
+        (model.deferred, lambda t, o, k: (t, None), data.per_deferred),
+        (model.unmet, lambda t, o, k: (t, None), data.per_unmet),
+        (model.peak_kw, lambda s: (None, s), data.per_peak_kw),
+    ]
 
 
 def _ttft_mean_columns(model: pyo.ConcreteModel) -> list[tuple[float, Any]]:
@@ -574,11 +851,13 @@ def _ttft_mean_columns(model: pyo.ConcreteModel) -> list[tuple[float, Any]]:
 
 
 def _in_scope(
-    variables: Any, t: int | None, s: int | None, *, t_at: int, s_at: int
+    variables: Any, t: int | None, s: int | None, place: Place
 ) -> Iterable[tuple[tuple[int, ...], Any]]:
     """Variables of one period and one site, given where these stand in the index."""
-    for index, variable in variables.items():
-        if t in (None, index[t_at]) and s in (None, index[s_at]):
+    for key, variable in variables.items():
+        index = key if isinstance(key, tuple) else (key,)
+        period, site = place(*index)
+        if t in (None, period) and s in (None, site):
             yield index, variable
 
 
@@ -598,10 +877,14 @@ def _check_scope(data: Data, name: str, t: int | None, s: int | None) -> None:
 
 
 def _add_service_rows(model: pyo.ConcreteModel) -> None:
-    """Add the rows that serve demand on instances and instances on GPUs."""
+    """Add the rows that serve demand, in time, on instances, in whole numbers."""
     data = model.data
     model.demand = pyo.Constraint(
         list(product(data.periods, data.origins, data.classes)), rule=_demand_row
+    )
+    model.deadline = pyo.Constraint(
+        data.deferred_index,
+        rule=lambda model, *tok: model.deferred[tok] <= data.most_deferred[tok],
     )
     # Pyomo keeps the name `load` for itself.
     model.load_row = pyo.Constraint(
@@ -613,14 +896,7 @@ def _add_service_rows(model: pyo.ConcreteModel) -> None:
         ],
         rule=_load_row,
     )
-    model.gpus = pyo.Constraint(
-        [
-            (t, s, h)
-            for t, s, h in product(data.periods, data.sites, data.gpu_types)
-            if math.isfinite(data.gpus[t][s][h]) and h in data.gpu_type.values()
-        ],
-        rule=_gpus_row,
-    )
+    model.whole = pyo.Constraint(data.whole_flow_index, rule=_whole_row)
 
 
 def _demand_row(model: pyo.ConcreteModel, t: int, o: int, k: int) -> Any:
@@ -633,7 +909,9 @@ def _demand_row(model: pyo.ConcreteModel, t: int, o: int, k: int) -> Any:
     ]
     served = pyo.quicksum(model.flow[index] for index in columns if index in model.flow)
     unmet = model.unmet[t, o, k] if (t, o, k) in model.unmet else 0.0
-    return _equal(model, served + unmet, data.d[t][o][k])
+    later = model.deferred[t, o, k] if (t, o, k) in model.deferred else 0.0
+    earlier = model.deferred[t - 1, o, k] if (t - 1, o, k) in model.deferred else 0.0
+    return _equal(model, served + unmet + later - earlier, data.d[t][o][k])
 
 
 def _load_row(model: pyo.ConcreteModel, t: int, s: int, n: int, m: int, g: int) -> Any:
@@ -649,18 +927,134 @@ def _load_row(model: pyo.ConcreteModel, t: int, s: int, n: int, m: int, g: int) 
         for ell, rate in rates.items()
         if rate != 0
     )
+    if data.instance.load_rule == "at_most":
+        return _at_most(model, work - served, 0.0)
     return _equal(model, work - served, 0.0)
+
+
+def _whole_row(model: pyo.ConcreteModel, t: int, o: int, k: int, s: int, m: int) -> Any:
+    data = model.data
+    columns = [(t, o, k, s, m, g) for g in range(len(data.groups[data.model_of[k], m]))]
+    served = pyo.quicksum(model.flow[index] for index in columns if index in model.flow)
+    return served - model.whole_flow[t, o, k, s, m] == 0.0
+
+
+def _add_running_rows(model: pyo.ConcreteModel) -> None:
+    """Add the rows on numbers of running instances, and on who waits for their starts."""
+    data = model.data
+    counted = data.held if data.counts_instances else []
+    waited = [(b, s, n, m) for b, s, n, m in data.starts_index if data.startup_s(n, m) > 0]
+    model.running_row = pyo.Constraint(
+        [(t, *snm) for t, snm in product(data.periods, counted)], rule=_running_row
+    )
+    model.start = pyo.Constraint(data.starts_index, rule=_start_row)
+    model.min_up = pyo.Constraint(data.starts_index, rule=_min_up_row)
+    model.startup_share = pyo.Constraint(data.startup_waits_index, rule=_startup_share_row)
+    model.startup_wait = pyo.Constraint(waited, rule=_startup_wait_row)
+    model.instance_limit = pyo.Constraint(list(data.instance_limits), rule=_instance_limit_row)
+
+
+def _running_row(model: pyo.ConcreteModel, t: int, s: int, n: int, m: int) -> Any:
+    data, b = model.data, model.data.block[t]
+    serving = pyo.quicksum(model.instances[t, s, n, m, ell] for ell in data.levels(n, m))
+    starting = 0.0
+    if t == data.first(b) and data.startup_s(n, m) > 0:
+        starting = data.startup_s(n, m) / data.delta[t] * model.starts[b, s, n, m]
+    return serving + starting - model.running[b, s, n, m] == 0.0
+
+
+def _start_row(model: pyo.ConcreteModel, b: int, s: int, n: int, m: int) -> Any:
+    more = model.running[b, s, n, m] - model.starts[b, s, n, m]
+    if b == 0:
+        return more <= model.data.initial[s][n][m]
+    return more - model.running[b - 1, s, n, m] <= 0.0
+
+
+def _min_up_row(model: pyo.ConcreteModel, b: int, s: int, n: int, m: int) -> Any:
+    data = model.data
+    begun = [data.theta[data.first(block)] for block in range(b + 1)]
+    young = [
+        model.starts[block, s, n, m]
+        for block in range(b + 1)
+        if block == b or begun[b] - begun[block] < data.profiles[n, m].min_up_s
+    ]
+    return pyo.quicksum(young) - model.running[b, s, n, m] <= 0.0
+
+
+def _startup_share_row(model: pyo.ConcreteModel, b: int, k: int, s: int, m: int) -> Any:
+    data, n = model.data, model.data.model_of[k]
+    share = data.startup_s(n, m) / data.delta[data.first(b)]
+    arrived = pyo.quicksum(x for _, x in _served_in_first_period(model, b, s, n, m, (k,)))
+    return model.startup_waits[b, k, s, m] - share * arrived <= 0.0
+
+
+def _startup_wait_row(model: pyo.ConcreteModel, b: int, s: int, n: int, m: int) -> Any:
+    data = model.data
+    tau = data.startup_s(n, m)
+    classes = [k for k in data.classes if data.model_of[k] == n]
+    arrived = pyo.quicksum(
+        data.work(k, m) * x for k, x in _served_in_first_period(model, b, s, n, m, classes)
+    )
+    waiting = pyo.quicksum(data.work(k, m) * model.startup_waits[b, k, s, m] for k in classes)
+    full = data.profiles[n, m].levels[-1].requests_per_s
+    ready = model.running[b, s, n, m] - model.starts[b, s, n, m]
+    return tau / data.delta[data.first(b)] * arrived - waiting - tau * full * ready <= 0.0
+
+
+def _served_in_first_period(
+    model: pyo.ConcreteModel, b: int, s: int, n: int, m: int, classes: Sequence[int]
+) -> list[tuple[int, Any]]:
+    """Class and flow variable of what a profile serves at a site in a block's first period."""
+    data, t = model.data, model.data.first(b)
+    groups = range(len(data.groups[n, m]))
+    return [
+        (k, model.flow[t, o, k, s, m, g])
+        for o, k, g in product(data.origins, classes, groups)
+        if (t, o, k, s, m, g) in model.flow
+    ]
+
+
+def _instance_limit_row(model: pyo.ConcreteModel, i: int, b: int, s: int, n: int, m: int) -> Any:
+    inside = [
+        running
+        for (block, *snm), running in model.running.items()
+        if block == b
+        if all(wanted in (-1, at) for wanted, at in zip((s, n, m), snm, strict=True))
+    ]
+    if not inside:
+        return pyo.Constraint.Skip
+    return pyo.quicksum(inside) <= model.data.instance_limits[i, b, s, n, m]
+
+
+def _add_gpus_rows(model: pyo.ConcreteModel) -> None:
+    """Add the rows that put instances on GPUs."""
+    data = model.data
+    model.gpus = pyo.Constraint(
+        [
+            (t, s, h)
+            for t, s, h in product(data.periods, data.sites, data.gpu_types)
+            if math.isfinite(data.gpus[t][s][h]) and h in data.gpu_type.values()
+        ],
+        rule=_gpus_row,
+    )
 
 
 def _gpus_row(model: pyo.ConcreteModel, t: int, s: int, h: int) -> Any:
     data = model.data
     taken = pyo.quicksum(
-        data.profiles[n, m].gpus_per_instance * model.instances[t, s, n, m, ell]
+        data.profiles[n, m].gpus_per_instance * _number(model, t, s, n, m)
         for site, n, m in data.held
         if site == s and data.gpu_type[n, m] == h
-        for ell in data.levels(n, m)
     )
     return _at_most(model, taken, data.gpus[t][s][h])
+
+
+def _number(model: pyo.ConcreteModel, t: int, s: int, n: int, m: int) -> Any:
+    """Instances that hold GPUs: those running where they are counted, else those serving."""
+    data = model.data
+    if data.counts_instances:
+        return model.running[data.block[t], s, n, m]
+    return pyo.quicksum(model.instances[t, s, n, m, ell] for ell in data.levels(n, m))
 
 
 def _add_power_rows(model: pyo.ConcreteModel) -> None:
@@ -681,15 +1075,20 @@ def _add_power_rows(model: pyo.ConcreteModel) -> None:
 
 
 def _facility_power(model: pyo.ConcreteModel, t: int, s: int) -> Any:
-    """Facility power of the instances running at a site in a period, W."""
-    data = model.data
-    return pyo.quicksum(
-        data.power(t, s, n, m, ell)[1] * model.instances[t, s, n, m, ell]
+    """Facility power of the instances running and starting at a site in a period, W."""
+    data, b = model.data, model.data.block[t]
+    serving = [
+        (data.power(t, s, n, m, ell)[1], model.instances[t, s, n, m, ell])
         for site, n, m in data.held
         if site == s
         for ell in data.levels(n, m)
-        if data.power(t, s, n, m, ell)[1] != 0
-    )
+    ]
+    starting = [
+        (data.startup_power(*bsnm), model.starts[bsnm])
+        for bsnm in data.starts_index
+        if bsnm[:2] == (b, s) and t == data.first(b)
+    ]
+    return pyo.quicksum(watts * v for watts, v in serving + starting if watts != 0)
 
 
 def _add_metric_rows(model: pyo.ConcreteModel) -> None:
@@ -702,17 +1101,18 @@ def _add_metric_rows(model: pyo.ConcreteModel) -> None:
     )
 
 
-def _budget_row(model: pyo.ConcreteModel, b: int, t: int, s: int) -> Any:
-    metric = model.data.instance.budgets[b].metric
-    limit = model.data.budget_limits[b, t, s]
+def _budget_row(model: pyo.ConcreteModel, i: int, t: int, s: int) -> Any:
+    metric = model.data.instance.budgets[i].metric
+    limit = model.data.budget_limits[i, t, s]
     period, site = None if t == -1 else t, None if s == -1 else s
     if metric != "ttft_mean_s":
         return _at_most(model, metric_expression(model, metric, period, site), limit)
     excess = [
-        (model.data.per_request(*index)["ttft_request_s"] - limit, x)
-        for index, x in _in_scope(model.flow, period, site, t_at=0, s_at=3)
+        (model.data.per_request(*index)["ttft_warm_request_s"] - limit, x)
+        for index, x in _in_scope(model.flow, period, site, lambda t, o, k, s, m, g: (t, s))
     ]
-    return _at_most(model, pyo.quicksum(c * x for c, x in excess if c != 0), 0.0)
+    excess += _columns(model, "ttft_startup_request_s", period, site)
+    return _at_most(model, pyo.quicksum(c * v for c, v in excess if c != 0), 0.0)
 
 
 def _site_max_row(model: pyo.ConcreteModel, i: int, j: int, s: int) -> Any:
@@ -817,6 +1217,11 @@ def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
         if x0 <= x <= x1:
             return y0 + (y1 - y0) / (x1 - x0) * (x - x0)
     raise ValueError(f"{x:g} lies outside the curve, {xs[0]:g} to {xs[-1]:g}")
+
+
+def _domain(whole: bool) -> Any:
+    """Domain of a variable: whole numbers or any."""
+    return pyo.Integers if whole else pyo.Reals
 
 
 def _times(a: float, b: float) -> float:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from greenopt.labelled import LabelledArray
     from greenopt.plots import plot
     from greenopt.problems.placement.instance import PlacementInstance
+    from greenopt.ranging import Marginal, Marginals, marginals
     from greenopt.results import Solution, StageResult, Status
     from greenopt.solving import solve
 
@@ -44,6 +45,8 @@ _HOME = {
     "InputError": "errors",
     "InstanceError": "errors",
     "LabelledArray": "labelled",
+    "Marginal": "ranging",
+    "Marginals": "ranging",
     "ModelError": "errors",
     "PlacementInstance": "problems.placement.instance",
     "Solution": "results",
@@ -56,6 +59,7 @@ _HOME = {
     "check": "checking",
     "load": "io",
     "load_solution": "io",
+    "marginals": "ranging",
     "plot": "plots",
     "solve": "solving",
     "to_pyomo": "io",
@@ -68,6 +72,8 @@ __all__ = [
     "InputError",
     "InstanceError",
     "LabelledArray",
+    "Marginal",
+    "Marginals",
     "ModelError",
     "PlacementInstance",
     "Solution",
@@ -81,6 +87,7 @@ __all__ = [
     "check",
     "load",
     "load_solution",
+    "marginals",
     "plot",
     "solve",
     "to_pyomo",

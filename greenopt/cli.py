@@ -57,7 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     solve.add_argument("--method", default="exact", help="default: exact")
     solve.add_argument(
-        "--solver", default="highs", help="highs, highs-simplex, highs-ipm, highs-pdlp"
+        "--solver", default="highs", help="one that `greenopt solvers` lists; default: highs"
+    )
+    solve.add_argument(
+        "--isolation",
+        choices=("auto", "in-process", "worker"),
+        default="auto",
+        help="where the solver runs; default: auto",
     )
     solve.add_argument(
         "--time-limit", type=_positive, metavar="S", help="solver seconds per instance"
@@ -92,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what an instance holds and where it came from")
     info.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
     info.set_defaults(run=_info)
+
+    solvers = commands.add_parser("solvers", help="which solvers are usable here, and for what")
+    solvers.add_argument("--json", action="store_true", help="one JSON object per solver")
+    solvers.set_defaults(run=_solvers)
 
     export = commands.add_parser("export", help="write the model for other solvers")
     export.add_argument("instance", help="instance file")
@@ -253,6 +263,7 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
             instance,
             options.method,
             solver=options.solver,
+            isolation=options.isolation,
             time_limit=options.time_limit,
             gap=options.gap,
             bound=not options.no_bound,
@@ -362,11 +373,13 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _print_table(head: list[str], rows: list[list[str]]) -> None:
+def _print_table(
+    head: list[str], rows: list[list[str]], left: tuple[str, ...] = ("status",)
+) -> None:
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     for line in [head, *rows]:
         cells = [
-            cell.ljust(width) if i == 0 or head[i] == "status" else cell.rjust(width)
+            cell.ljust(width) if i == 0 or head[i] in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
@@ -471,6 +484,31 @@ def _print_objective(instance: Any) -> None:
     for budget in instance.budgets:
         over = " and ".join(budget.limit.axes) or "total"
         print(f"  budget {budget.name}: {budget.metric} by {over}")
+
+
+def _solvers(options: argparse.Namespace) -> int:
+    from greenopt.solvers import available
+
+    found = available()
+    if options.json:
+        for solver in found:
+            print(json.dumps(solver))
+        return SOLVED
+    can = ("continuous", "integer", "quadratic", "duals", "start", "incumbents")
+    head = ["solver", "version", "runs", *can, "what"]
+    rows = [
+        [s["name"], s["version"] or "-", s["where"], *(_ability(s[n]) for n in can), s["about"]]
+        for s in found
+    ]
+    _print_table(head, rows, left=("runs", "what", *can))
+    for reason in dict.fromkeys(s["reason"] for s in found if not s["usable"]):
+        names = ", ".join(s["name"] for s in found if s["reason"] == reason)
+        print(f"not usable: {names}: {reason}")
+    return SOLVED
+
+
+def _ability(value: bool | str) -> str:
+    return str(value) if isinstance(value, str) else ("yes" if value else "no")
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -167,6 +167,9 @@ class Quantity:
 
     def _numbers(self, nested: Any, axes: tuple[str, ...], prefix: tuple[str, ...]) -> np.ndarray:
         """Nested lists as an array, or every element that is not what it should be."""
+        kinds = "b" if self.boolean else "fiu"
+        if isinstance(nested, np.ndarray) and nested.ndim == len(axes) and nested.dtype.kind in kinds:
+            return self._numbers_of_array(nested, prefix)
         try:
             array = np.array(nested, dtype=object)
         except ValueError:
@@ -184,6 +187,20 @@ class Quantity:
             if not bad:
                 return numbers.reshape(array.shape)
         raise line_errors(self._bad_elements(array, bad, prefix))
+
+    def _numbers_of_array(self, given: np.ndarray, prefix: tuple[str, ...]) -> np.ndarray:
+        """A copy of an array of numbers, judged as a whole; infinity may stand for null.
+
+        What is repeated along an axis stays stored once.
+        """
+        repeated = (n > 1 and step == 0 for n, step in zip(given.shape, given.strides, strict=True))
+        small = given[tuple(slice(0, 1) if flag else slice(None) for flag in repeated)]
+        numbers = small.astype(bool if self.boolean else float)
+        if not self.boolean:
+            bad = np.flatnonzero(~(self._in_range(numbers) | (numbers == self.null)))
+            if len(bad):
+                raise line_errors(self._bad_elements(small.astype(object), list(bad), prefix))
+        return np.broadcast_to(numbers, given.shape)
 
     def _is_element(self, element: Any) -> bool:
         if element is None:
@@ -339,6 +356,11 @@ class Periods(Part):
         if found:
             raise line_errors(found)
 
+    @cached_property
+    def begin_s(self) -> Any:
+        """Moment at which each period begins, s since 1970, shape (periods,)."""
+        return np.array([datetime.fromisoformat(text).timestamp() for text in self.start])
+
 
 class Source(Part):
     """Where data came from and under which licence."""
@@ -468,8 +490,15 @@ class Instance(Part):
         write_json(path, self.document())
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated anew."""
-        return self.parse({**self.document(), **changes}, f"{type(self).__name__}.replace")
+        """A copy with some fields changed; they and how they fit the others are validated.
+
+        Raises
+        ------
+        InstanceError
+            With every problem found.
+        """
+        own = {name: getattr(self, name) for name in self.model_fields_set}
+        return self.parse({**own, **changes}, f"{type(self).__name__}.replace")
 
     def __copy__(self) -> Self:
         return self
@@ -487,9 +516,8 @@ class Instance(Part):
     @cached_property
     def sha256(self) -> str:
         """Digest of the content: the same numbers give the same digest, however they are stored."""
-        document = self.document()
         arrays = {n: v for n, v in self if isinstance(v, np.ndarray)}
-        rest = {n: v for n, v in document.items() if n not in arrays}
+        rest = self.model_dump(mode="python", exclude=set(arrays))
         digest = hashlib.sha256(_canonical_json(rest).encode())
         for name, array in sorted(arrays.items()):
             numbers = array if array.dtype == bool else array.astype("<f8") + 0.0  # -0.0 is 0.0

@@ -43,10 +43,62 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class StageObjective:
-    """One stage of a lexicographic objective: coefficients and the worsening later ones may use."""
+    """One stage of a lexicographic objective, ``c·x + 1/2 x·Qx``.
+
+    Attributes
+    ----------
+    c : ndarray
+        Linear coefficients.
+    tolerance : float
+        Worsening that later stages may use.
+    q : sparse array, shape (n, n), or None
+        Symmetric and positive semidefinite quadratic coefficients, if there are any.
+    """
 
     c: FloatArray
     tolerance: float
+    q: Any = None
+
+    def value(self, x: FloatArray) -> float:
+        """The objective at a point."""
+        return float(self.c @ x) + (0.0 if self.q is None else 0.5 * float(x @ (self.q @ x)))
+
+    def size(self, x: FloatArray) -> float:
+        """Sum of the absolute terms at a point, which no rounding can undo."""
+        linear = float(np.abs(self.c * x).sum())
+        return linear if self.q is None else linear + 0.5 * float(np.abs(x) @ abs(self.q @ x))
+
+    def bound(self, model: Model, x: FloatArray, row_dual: FloatArray) -> float:
+        """Weak-duality bound of row multipliers; a convex quadratic lies above its tangent at x."""
+        if self.q is None:
+            return dual_bound(model, self.c, row_dual)
+        gradient = self.c + self.q @ x
+        return dual_bound(model, gradient, row_dual) - 0.5 * float(x @ (self.q @ x))
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """Ways to change right-hand sides, one unit of each.
+
+    Attributes
+    ----------
+    unit : str
+        What one unit is: "request", "GPU".
+    labels : dict of str to tuple of str
+        Axes and labels of the directions.
+    codes : ndarray of int, shape (n_axes, n)
+        Position of each direction.
+    rows : scipy.sparse.csc_array, shape (n_rows, n)
+        Change of each row's bounds.
+    requests : ndarray, shape (n,)
+        Change of the total demand.
+    """
+
+    unit: str
+    labels: Mapping[str, tuple[str, ...]]
+    codes: IntArray
+    rows: Any
+    requests: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +221,7 @@ class Builder:
         codes: Mapping[str, IntArray],
         lower: Any,
         upper: Any,
-        integer: bool = False,
+        integer: Any = False,
     ) -> Block:
         """Append a block of columns."""
         block = self._block(self.columns, name, codes)
@@ -178,7 +230,7 @@ class Builder:
             (
                 np.broadcast_to(np.asarray(lower, float), shape),
                 np.broadcast_to(np.asarray(upper, float), shape),
-                np.full(shape, integer),
+                np.broadcast_to(np.asarray(integer, dtype=bool), shape),
             )
         )
         return block

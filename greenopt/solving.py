@@ -6,20 +6,20 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from greenopt._version import __version__
 from greenopt.checking import stage_differences
-from greenopt.errors import ModelError, SolverError
+from greenopt.errors import ModelError
 from greenopt.instance import Instance
 from greenopt.labelled import FloatArray
 from greenopt.model import Model, dual_bound, elastic
 from greenopt.problems import part
 from greenopt.results import NUMERICAL_FLOOR, Solution, StageResult, Status, closes
-from greenopt.solvers import HIGHS_SOLVERS, RawResult, Termination, solve_model
+from greenopt.solvers import RawResult, StartReport, Termination, find, solve_model
 
 METHODS = ("exact",)
 """Methods usable for every problem."""
@@ -57,8 +57,10 @@ def solve(
     method: str = "exact",
     *,
     solver: str = "highs",
+    isolation: str = "auto",
     time_limit: float | None = None,
     gap: float = 1e-6,
+    start: Solution | None = None,
     bound: bool = True,
     seed: int = 0,
     threads: int = 1,
@@ -72,15 +74,22 @@ def solve(
     method : str
         "exact".
     solver : str
-        "highs" (its own choice of algorithm), "highs-simplex", "highs-ipm" or "highs-pdlp".
+        A name that ``greenopt solvers`` lists; "highs" makes its own choice of algorithm.
+    isolation : str
+        "in-process", "worker" (a process of the solver's own) or "auto": in the calling process
+        where that can be, in a worker where it cannot or where a limit has to be enforced.
     time_limit : float, optional
         Wall-clock limit on solver time over all stages, s; the bound of a mixed-integer stage,
         timed apart, has as much again.
     gap : float
         Relative gap that counts as proved. 0 asks for all that double precision gives (1e-9).
+    start : Solution, optional
+        A plan to start from, whole or in part, of this instance or of a similar one. The report
+        says whether it was accepted and why not; the result is never worse than an accepted one.
     bound : bool
         Whether a mixed-integer solve is followed by a solve of its relaxation, whose multipliers
-        `certify` can check (timed apart). A continuous solve has them anyway.
+        `certify` can check (timed apart). A continuous solve has them anyway, unless the solver
+        gives none.
     seed, threads : int
         Given to the solver; the defaults repeat bit for bit on one machine.
 
@@ -102,7 +111,7 @@ def solve(
     refuse_unknown(method, solver)
     if gap < 0 or (time_limit is not None and time_limit <= 0):
         raise ModelError("gap must be at least 0 and time_limit above 0 s")
-    run = _Run(instance, solver, time_limit, gap, bound, seed, threads)
+    run = _Run(instance, solver, isolation, time_limit, gap, start, bound, seed, threads)
     return run.solution()
 
 
@@ -118,8 +127,7 @@ def refuse_unknown(method: str, solver: str) -> None:
     """
     if method not in METHODS:
         raise ModelError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    if solver not in HIGHS_SOLVERS:
-        raise SolverError(f"unknown solver {solver!r}; known are {', '.join(HIGHS_SOLVERS)}")
+    find(solver)
 
 
 @dataclass
@@ -128,8 +136,10 @@ class _Run:
 
     instance: Any
     solver: str
+    isolation: str
     time_limit: float | None
     gap: float
+    start: Solution | None
     want_bound: bool
     seed: int
     threads: int
@@ -198,11 +208,16 @@ class _Run:
     ) -> tuple[RawResult, list[StageResult], FloatArray | None, list[float]]:
         """Solve stage after stage, each keeping the earlier ones within their tolerance."""
         model: Model = formulation.model
+        if any(stage.q is not None for stage in model.stages[:-1]):
+            raise ModelError("only the last stage can have a quadratic objective")
         results: list[StageResult] = []
         x: FloatArray | None = None
+        start = self._encoded_start(formulation)
         scales: list[float] = []  # sum of the absolute terms of each stage's objective
         for number, stage in enumerate(model.stages):
-            raw = self._solve(model, number)
+            raw = self._solve(model, number, start=start)
+            if number == 0 and raw.start is not None:
+                self.report["start"] = asdict(raw.start)
             if raw.x is None:
                 if results:
                     self.report["stopped"] = (
@@ -211,33 +226,55 @@ class _Run:
                     )
                 break
             x = raw.x
-            value = float(stage.c @ x)
-            scales.append(float(np.abs(stage.c * x).sum()))
+            value = stage.value(x)
+            scales.append(stage.size(x))
             results.append(self._stage_result(formulation, model, number, raw, value))
             if raw.termination != Termination.OPTIMAL:
                 break
             if number + 1 < len(model.stages):
                 limit = value + stage.tolerance * max(abs(value), 1.0)
                 model = model.with_row(f"stage_{number}", stage.c, limit)
+                start = x if model.is_integer else None
         self.report["termination"] = str(raw.termination)
         self.report["message"] = raw.message
         self.report["counts"] = raw.counts
+        self.report["where"] = raw.where
         return raw, results, x, scales
 
-    def _solve(self, model: Model, stage: int, relax: bool = False) -> RawResult:
+    def _encoded_start(self, formulation: Any) -> FloatArray | None:
+        """The start as values of columns, not a number where it says nothing."""
+        if self.start is None:
+            return None
+        if not self.start.decision:
+            self.report["start"] = asdict(StartReport(False, None, "it has no plan"))
+            return None
+        x: FloatArray = formulation.encode(self.start.decision)
+        return x
+
+    def _solve(
+        self, model: Model, stage: int, relax: bool = False, start: FloatArray | None = None
+    ) -> RawResult:
         """Run the solver on one stage, timed."""
         phase = "bound" if relax else "solve"
+        solver = self._dual_solver if relax else self.solver
 
         def run(options: dict[str, Any], again: bool) -> RawResult:
             with self._timed(phase):
-                return self._run_once(model, stage, relax, options, again)
+                return self._run_once(model, stage, solver, relax, options, again, start)
 
-        return self._best_attempt(model, stage, relax, run)
+        return self._best_attempt(model, stage, solver, relax, run)
+
+    @property
+    def _dual_solver(self) -> str:
+        """Who solves the relaxation: the solver itself if it gives multipliers."""
+        info = find(self.solver)
+        return self.solver if info.continuous and info.duals else "highs"
 
     def _best_attempt(
         self,
         model: Model,
         stage: int,
+        solver: str,
         relax: bool,
         run: Callable[[dict[str, Any], bool], RawResult],
     ) -> RawResult:
@@ -245,10 +282,11 @@ class _Run:
 
         Costs of very different size defeat any one scaling; the first run's own bound shows it.
         """
+        searched = (model.is_integer and not relax) or not find(solver).duals
         best, best_gap = None, np.inf
         for attempt, options in enumerate(ATTEMPTS):
             raw = run(options, attempt > 0)
-            if (model.is_integer and not relax) or raw.termination in DECIDED:
+            if searched or raw.termination in DECIDED:
                 return best or raw
             gap, closed = self._proved(model, stage, raw)
             if best is None or gap < best_gap:
@@ -259,7 +297,14 @@ class _Run:
         return best
 
     def _run_once(
-        self, model: Model, stage: int, relax: bool, options: dict[str, Any], again: bool
+        self,
+        model: Model,
+        stage: int,
+        solver: str,
+        relax: bool,
+        options: dict[str, Any],
+        again: bool,
+        start: FloatArray | None,
     ) -> RawResult:
         spent = 0.0 if relax else self.runtime_s.get("solve", 0.0)
         left = float("inf") if self.time_limit is None else max(self.time_limit - spent, 1e-3)
@@ -268,37 +313,45 @@ class _Run:
         raw = solve_model(
             model,
             stage,
-            solver=self.solver,
+            solver=solver,
+            isolation=self._isolation_of(solver),
             time_limit_s=left,
             gap=max(self.gap, NUMERICAL_FLOOR),
             relax=relax,
             **options,
             threads=self.threads,
             seed=self.seed,
+            start=start,
         )
-        self.versions["highs"] = raw.version
+        if raw.version:
+            self.versions[raw.program] = raw.version
         return raw
+
+    def _isolation_of(self, solver: str) -> str:
+        """What was asked for is about the solver that was asked for."""
+        same = find(solver).package == find(self.solver).package
+        return self.isolation if same else "auto"
 
     def _proved(self, model: Model, stage: int, raw: RawResult) -> tuple[float, bool]:
         """Distance between a point and its own weak-duality bound, and whether that suffices."""
         if raw.x is None or raw.row_dual is None:
             return np.inf, False
-        c = model.stages[stage].c
-        value, bound = float(c @ raw.x), dual_bound(model, c, raw.row_dual)
-        return value - bound, closes(value, bound, self.gap, float(np.abs(c * raw.x).sum()))
+        objective = model.stages[stage]
+        value, bound = objective.value(raw.x), objective.bound(model, raw.x, raw.row_dual)
+        return value - bound, closes(value, bound, self.gap, objective.size(raw.x))
 
     def _stage_result(
         self, formulation: Any, model: Model, number: int, raw: RawResult, value: float
     ) -> StageResult:
         """The proof of a stage: own weak-duality bound, and the tree's claim for integers."""
         relaxed = raw
-        if model.is_integer:
+        if model.is_integer or not find(self.solver).duals:
             if not self.want_bound:
                 return StageResult(value, raw.tree_bound, "tree")
             relaxed = self._solve(model, number, relax=True)
         bound, marginals = -np.inf, {}
-        if relaxed.row_dual is not None:
-            bound = dual_bound(model, model.stages[number].c, relaxed.row_dual)
+        if relaxed.row_dual is not None and relaxed.x is not None:
+            bound = model.stages[number].bound(model, relaxed.x, relaxed.row_dual)
             marginals = formulation.marginals_of(model, relaxed.row_dual)
         if not model.is_integer:
             return StageResult(
@@ -354,9 +407,17 @@ class _Run:
 
     def _solve_elastic(self, model: Model, limit: float, relax: bool = False) -> RawResult:
         def run(options: dict[str, Any], _: bool) -> RawResult:
-            return solve_model(model, time_limit_s=limit, relax=relax, seed=self.seed, **options)
+            return solve_model(
+                model,
+                isolation=self._isolation_of("highs"),
+                time_limit_s=limit,
+                relax=relax,
+                threads=self.threads,
+                seed=self.seed,
+                **options,
+            )
 
-        return self._best_attempt(model, 0, relax, run)
+        return self._best_attempt(model, 0, "highs", relax, run)
 
     def _prove_infeasible(self, model: Model, value: float) -> None:
         """A positive lower bound on the relaxation that is needed proves that there is no plan."""

@@ -25,6 +25,7 @@ Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 NonNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 Fraction = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=1)]
 Whole = Annotated[int, Field(strict=True)]
+WholePositive = Annotated[int, Field(strict=True, gt=0)]
 Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
 
 

@@ -1,14 +1,11 @@
-"""HiGHS through highspy, in the calling process."""
+"""HiGHS through highspy."""
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +13,24 @@ import numpy as np
 
 from greenopt.errors import SolverError
 from greenopt.files import write_bytes_atomically
-from greenopt.labelled import FloatArray
 from greenopt.model import Model
-from greenopt.solvers.scaling import scale, unscaled
+from greenopt.solvers.scaling import Scaled, unscaled
+from greenopt.solvers.task import (
+    DUAL_TOLERANCE,
+    PRIMAL_TOLERANCE,
+    Answer,
+    Basis,
+    Change,
+    Line,
+    Task,
+    Termination,
+    grace_s,
+)
+
+__all__ = ["DUAL_TOLERANCE", "MINIMUM_VERSION", "PRIMAL_TOLERANCE", "Program", "load_highspy"]
 
 MINIMUM_VERSION = (1, 15, 1)
 """Older HiGHS return wrong MILP optima: 1.14.0 in 52 of 1500 random small ones."""
-
-HIGHS_SOLVERS = {
-    "highs": "choose",
-    "highs-simplex": "simplex",
-    "highs-ipm": "ipm",
-    "highs-pdlp": "pdlp",
-}
-"""Solver names and HiGHS's own name of the algorithm."""
-
-PRIMAL_TOLERANCE = 1e-9
-"""Feasibility asked of HiGHS on the scaled model."""
-
-DUAL_TOLERANCE = 1e-7
-"""Dual feasibility asked of HiGHS at first; with 1e-8 or less HiGHS 1.15.1 can overrun its heap."""
-
-log = logging.getLogger("greenopt.solver")
-
-
-class Termination(StrEnum):
-    """Why a solver stopped; how good its point is, the checker says."""
-
-    OPTIMAL = "optimal"
-    INFEASIBLE = "infeasible"
-    UNBOUNDED = "unbounded"
-    LIMIT = "limit"
-    INTERRUPTED = "interrupted"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, eq=False)
-class RawResult:
-    """What a solver said, in the model's own columns and rows.
-
-    Attributes
-    ----------
-    termination : Termination
-        Why it stopped.
-    x : ndarray or None
-        Its point, if it has one.
-    row_dual : ndarray or None
-        Multipliers of rows (continuous models only).
-    tree_bound : float
-        Bound a MILP search claims; minus infinity without one.
-    runtime_s : float
-        Wall time inside the solver.
-    message, version : str
-        Its status in its own words, and which version it is.
-    counts : dict of str to int
-        Work done: iterations of the algorithms, nodes of a search.
-    """
-
-    termination: Termination
-    x: FloatArray | None
-    row_dual: FloatArray | None
-    tree_bound: float
-    runtime_s: float
-    message: str
-    version: str
-    counts: dict[str, int] = field(default_factory=dict)
 
 
 def load_highspy() -> Any:
@@ -95,9 +45,9 @@ def load_highspy() -> Any:
         import highspy
     except ImportError as error:
         raise SolverError(
-            f"HiGHS cannot be loaded: {error}. If this process imported ortools first, import "
-            "greenopt's solver before it or run greenopt in another process: highspy 1.15 and "
-            "ortools 9.12 or newer ship clashing copies of libhighs"
+            f"HiGHS cannot be loaded: {error}. If this process has loaded ortools, use "
+            "isolation='worker': highspy 1.15 and ortools 9.12 or newer ship clashing copies of "
+            "libhighs"
         ) from error
     text = highspy.Highs().version()  # type: ignore[no-untyped-call]
     version = tuple(int(part) for part in text.split(".")[:3])
@@ -109,102 +59,184 @@ def load_highspy() -> Any:
     return highspy
 
 
-def solve_model(
-    model: Model,
-    stage: int = 0,
-    *,
-    solver: str = "highs",
-    time_limit_s: float = float("inf"),
-    gap: float = 1e-6,
-    relax: bool = False,
-    spread: float = 1e6,
-    dual_tolerance: float = DUAL_TOLERANCE,
-    threads: int = 1,
-    seed: int = 0,
-) -> RawResult:
-    """Minimise one stage of a model.
+def version() -> str:
+    """Load the solver and say which version it is."""
+    return str(load_highspy().Highs().version())
+
+
+def solve(task: Task, line: Line) -> Answer:
+    """Solve one model once."""
+    program = Program(task, line)
+    try:
+        return program.run(task.time_limit_s, line, task.start)
+    finally:
+        program.close()
+
+
+class Program:
+    """A model inside HiGHS, which can be changed and solved again from where it ended.
 
     Parameters
     ----------
-    model : Model
-        Arrays; handed over scaled by powers of two.
-    stage : int
-        Which objective.
-    solver : str
-        A key of `HIGHS_SOLVERS`.
-    time_limit_s : float
-        Wall-clock limit of this run, s.
-    gap : float
-        Relative gap at which a MILP search may stop.
-    relax : bool
-        Drop integrality.
-    spread : float
-        Largest scaled cost relative to the median one (see `scaling.scale`).
-    dual_tolerance : float
-        Dual feasibility asked for on the scaled model.
-    threads, seed : int
-        Fixed, so that runs repeat.
-
-    Returns
-    -------
-    RawResult
-        Never an exception for infeasible, unbounded or a limit: those are results.
-
-    Raises
-    ------
-    SolverError
-        For an unknown solver name or an unusable HiGHS.
+    task : Task
+        The model and how to solve it.
+    line : Line
+        Who hears of log lines.
     """
-    if solver not in HIGHS_SOLVERS:
-        raise SolverError(f"unknown solver {solver!r}; known are {', '.join(HIGHS_SOLVERS)}")
-    highspy = load_highspy()
-    integer = model.is_integer and not relax
-    scaled = scale(model, model.stages[stage].c, spread)
-    highs = highspy.Highs()
-    highs.silent()
-    options: dict[str, Any] = {
-        "threads": threads,
-        "random_seed": seed,
-        "mip_rel_gap": gap,
-        "mip_abs_gap": 0.0,
-        "mip_feasibility_tolerance": PRIMAL_TOLERANCE,
-        "primal_feasibility_tolerance": PRIMAL_TOLERANCE,
-        "dual_feasibility_tolerance": dual_tolerance,
-        "small_matrix_value": 1e-12,
-        "solver": HIGHS_SOLVERS[solver] if not integer else "choose",
-        "time_limit": min(time_limit_s, 1e20) + highs.getRunTime(),
-    }
-    for name, value in options.items():
-        if highs.setOptionValue(name, value) == highspy.HighsStatus.kError:
+
+    def __init__(self, task: Task, line: Line) -> None:
+        self._highspy = load_highspy()
+        self._task, self._line = task, line
+        self._integer = task.scaled.integer
+        self._highs = self._highspy.Highs()
+        self._set("output_flag", False)
+        self._set_options()
+        _pass(self._highspy, self._highs, task.scaled)
+        self._highs.HandleUserInterrupt = True
+        self._highs.cbMipImprovingSolution += self._improve
+        if task.verbose:
+            self._set("log_to_console", False)
+            self._set("output_flag", True)
+            self._highs.cbLogging += lambda event: self._line.log(event.message.rstrip())
+
+    def change(self, change: Change) -> None:
+        """Change costs, bounds or integrality in place; the basis is kept."""
+        highs = self._highs
+        if change.costs is not None:
+            where, values = change.costs
+            self._must(highs.changeColsCost(len(where), where, values))
+        if change.columns is not None:
+            where, lower, upper = change.columns
+            self._must(highs.changeColsBounds(len(where), where, lower, upper))
+        if change.rows is not None:
+            where, lower, upper = change.rows
+            self._must(highs.changeRowsBounds(len(where), where, lower, upper))
+        if change.integer is not None:
+            self._integer = change.integer
+            kinds = change.integer.astype(np.uint8)
+            where = np.arange(len(kinds), dtype=np.int32)
+            self._must(highs.changeColsIntegrality(len(kinds), where, kinds))
+            self._set_options()
+
+    def run(self, time_limit_s: float, line: Line, start: Any = None) -> Answer:
+        """Solve from the last basis, or from a start."""
+        self._line = line
+        line.stop = self._highs.cancelSolve
+        highs, kinds = self._highs, self._highspy.HighsModelStatus
+        # HiGHS counts its limit over all runs of an object.
+        self._set("time_limit", min(time_limit_s, 1e20) + highs.getRunTime())
+        if start is not None:
+            solution = self._highspy.HighsSolution()
+            solution.col_value = start.tolist()
+            highs.setSolution(solution)
+        started = time.perf_counter()
+        _run(highs, time_limit_s)
+        if highs.getModelStatus() == kinds.kUnboundedOrInfeasible:
+            self._set("presolve", "off")
+            _run(highs, time_limit_s)
+            self._set("presolve", "choose")
+        return self._answer(time.perf_counter() - started)
+
+    def basis(self) -> Basis | None:
+        """Where columns and rows stand; None without a valid basis."""
+        basis = self._highs.getBasis()
+        if not basis.valid:
+            return None
+        return Basis(
+            np.fromiter(map(int, basis.col_status), np.int8),
+            np.fromiter(map(int, basis.row_status), np.int8),
+        )
+
+    def close(self) -> None:
+        """Free the memory now, not when Python finds the time."""
+        self._highs.clear()
+
+    def _set_options(self) -> None:
+        task, integer = self._task, self._integer.any()
+        self._set("threads", task.threads)
+        self._set("random_seed", task.seed)
+        self._set("mip_rel_gap", task.gap)
+        self._set("mip_abs_gap", 0.0)
+        self._set("mip_feasibility_tolerance", PRIMAL_TOLERANCE)
+        self._set("primal_feasibility_tolerance", PRIMAL_TOLERANCE)
+        self._set("dual_feasibility_tolerance", task.dual_tolerance)
+        self._set("small_matrix_value", 1e-12)
+        self._set("solver", "choose" if integer else task.algorithm)
+
+    def _set(self, name: str, value: Any) -> None:
+        if self._highs.setOptionValue(name, value) == self._highspy.HighsStatus.kError:
             raise SolverError(f"HiGHS refuses option {name} = {value!r}")
-    _pass(highspy, highs, scaled, model.integer if integer else None)
-    started = time.perf_counter()
-    _run(highs)
-    if highs.getModelStatus() == highspy.HighsModelStatus.kUnboundedOrInfeasible:
-        highs.setOptionValue("presolve", "off")
-        _run(highs)
-    runtime_s = time.perf_counter() - started
-    log.debug("%s: %s in %.3f s", model.name, highs.getModelStatus(), runtime_s)
-    return _result(highspy, highs, scaled, runtime_s, integer)
+
+    def _must(self, status: Any) -> None:
+        if status == self._highspy.HighsStatus.kError:
+            raise SolverError("HiGHS refuses a change of the model")
+
+    def _improve(self, event: Any) -> None:
+        self._line.improve(np.array(event.data_out.mip_solution))
+
+    def _answer(self, runtime_s: float) -> Answer:
+        highs, integer = self._highs, bool(self._integer.any())
+        status, info = highs.getModelStatus(), highs.getInfo()
+        kinds = self._highspy.HighsModelStatus
+        termination = {
+            kinds.kOptimal: Termination.OPTIMAL,
+            kinds.kInfeasible: Termination.INFEASIBLE,
+            kinds.kUnbounded: Termination.UNBOUNDED,
+            kinds.kTimeLimit: Termination.LIMIT,
+            kinds.kIterationLimit: Termination.LIMIT,
+            kinds.kSolutionLimit: Termination.LIMIT,
+            kinds.kMemoryLimit: Termination.LIMIT,
+            kinds.kInterrupt: Termination.INTERRUPTED,
+        }.get(status, Termination.ERROR)
+        empty = status == kinds.kModelEmpty
+        if empty:  # no columns: the rows hold at zero or not at all
+            scaled = self._task.scaled
+            holds = (scaled.row_lower <= 0).all() and (scaled.row_upper >= 0).all()
+            termination = Termination.OPTIMAL if holds else Termination.INFEASIBLE
+        solution = highs.getSolution()
+        feasible = self._highspy.SolutionStatus.kSolutionStatusFeasible
+        stopped = termination in {Termination.LIMIT, Termination.INTERRUPTED}
+        has_point = info.primal_solution_status == feasible and stopped
+        keeps = has_point or termination == Termination.OPTIMAL
+        dual = None
+        if empty:
+            dual = np.zeros(len(self._task.scaled.row))
+        elif not integer and solution.dual_valid:
+            dual = np.array(solution.row_dual)
+        return Answer(
+            termination,
+            np.array(solution.col_value) if keeps else None,
+            dual,
+            float(info.mip_dual_bound) if integer else -np.inf,
+            str(highs.modelStatusToString(status)),
+            str(highs.version()),
+            runtime_s,
+            {
+                "simplex_iterations": int(info.simplex_iteration_count),
+                "ipm_iterations": int(info.ipm_iteration_count),
+                "nodes": int(info.mip_node_count),
+            },
+        )
 
 
-def _run(highs: Any) -> None:
+def _run(highs: Any, time_limit_s: float) -> None:
     """Run HiGHS beside the main thread, so that Ctrl-C is heard at once and passed on."""
     if threading.current_thread() is not threading.main_thread():
         highs.run()
         return
-    highs.HandleUserInterrupt = True
+    overdue = time.perf_counter() + time_limit_s + grace_s(time_limit_s) / 2
     highs.startSolve()
     try:
         while not highs.wait(0.1)[0]:
-            pass
+            if time.perf_counter() > overdue:
+                highs.cancelSolve()
     except KeyboardInterrupt:
         highs.cancelSolve()
         highs.wait()
         raise
 
 
-def _pass(highspy: Any, highs: Any, scaled: Any, integer: Any) -> None:
+def _pass(highspy: Any, highs: Any, scaled: Scaled) -> None:
     lp = highspy.HighsLp()
     lp.num_row_, lp.num_col_ = scaled.matrix.shape
     lp.col_cost_, lp.col_lower_, lp.col_upper_ = scaled.c, scaled.column_lower, scaled.column_upper
@@ -213,53 +245,25 @@ def _pass(highspy: Any, highs: Any, scaled: Any, integer: Any) -> None:
     lp.a_matrix_.start_ = scaled.matrix.indptr
     lp.a_matrix_.index_ = scaled.matrix.indices
     lp.a_matrix_.value_ = scaled.matrix.data
-    if integer is not None:
+    if scaled.is_integer:
         kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-        lp.integrality_ = [kinds[int(flag)] for flag in integer]
+        lp.integrality_ = [kinds[int(flag)] for flag in scaled.integer]
     if highs.passModel(lp) == highspy.HighsStatus.kError:
         raise SolverError("HiGHS refuses the model (a coefficient is not finite or too large)")
+    if scaled.q is not None:
+        _pass_quadratic(highspy, highs, scaled.q)
 
 
-def _result(highspy: Any, highs: Any, scaled: Any, runtime_s: float, integer: bool) -> RawResult:
-    status, info = highs.getModelStatus(), highs.getInfo()
-    kinds = highspy.HighsModelStatus
-    termination = {
-        kinds.kOptimal: Termination.OPTIMAL,
-        kinds.kInfeasible: Termination.INFEASIBLE,
-        kinds.kUnbounded: Termination.UNBOUNDED,
-        kinds.kTimeLimit: Termination.LIMIT,
-        kinds.kIterationLimit: Termination.LIMIT,
-        kinds.kSolutionLimit: Termination.LIMIT,
-        kinds.kInterrupt: Termination.INTERRUPTED,
-    }.get(status, Termination.ERROR)
-    if status == kinds.kModelEmpty:  # no columns: the rows hold at zero or not at all
-        holds = (scaled.row_lower <= 0).all() and (scaled.row_upper >= 0).all()
-        termination = Termination.OPTIMAL if holds else Termination.INFEASIBLE
-    solution = highs.getSolution()
-    has_point = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    worth = termination in {Termination.LIMIT, Termination.INTERRUPTED} and has_point
-    keeps = worth or termination == Termination.OPTIMAL
-    x = scaled.x(np.array(solution.col_value)) if keeps else None
-    dual = None
-    if status == kinds.kModelEmpty:
-        dual = np.zeros(len(scaled.row))
-    elif not integer and solution.dual_valid:
-        dual = scaled.row_dual(np.array(solution.row_dual))
-    bound = info.mip_dual_bound / scaled.objective if integer else -np.inf
-    return RawResult(
-        termination,
-        x,
-        dual,
-        bound,
-        runtime_s,
-        highs.modelStatusToString(status),
-        highs.version(),
-        {
-            "simplex_iterations": int(info.simplex_iteration_count),
-            "ipm_iterations": int(info.ipm_iteration_count),
-            "nodes": int(info.mip_node_count),
-        },
-    )
+def _pass_quadratic(highspy: Any, highs: Any, q: Any) -> None:
+    from scipy import sparse
+
+    lower = sparse.csc_array(sparse.tril(q))
+    hessian = highspy.HighsHessian()
+    hessian.dim_ = q.shape[0]
+    hessian.format_ = highspy.HessianFormat.kTriangular
+    hessian.start_, hessian.index_, hessian.value_ = lower.indptr, lower.indices, lower.data
+    if highs.passHessian(hessian) == highspy.HighsStatus.kError:
+        raise SolverError("HiGHS refuses the quadratic term")
 
 
 def write_model(model: Model, path: str | os.PathLike[str], kind: str) -> None:
@@ -273,12 +277,8 @@ def write_model(model: Model, path: str | os.PathLike[str], kind: str) -> None:
     highspy = load_highspy()
     highs = highspy.Highs()
     highs.silent()
-    _pass(
-        highspy,
-        highs,
-        unscaled(model, model.stages[0].c),
-        model.integer if model.is_integer else None,
-    )
+    stage = model.stages[0]
+    _pass(highspy, highs, unscaled(model, stage.c, stage.q))
     for number, name in enumerate(model.column_names):
         highs.passColName(number, name)
     for number, name in enumerate(model.row_names):

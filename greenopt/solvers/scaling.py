@@ -39,6 +39,10 @@ class Scaled:
         Diagonals of C and R.
     objective : float
         Factor on the objective.
+    integer : ndarray of bool
+        Integrality of columns.
+    q : scipy.sparse.csc_array or None
+        Scaled quadratic term.
     """
 
     matrix: Any
@@ -50,6 +54,13 @@ class Scaled:
     column: FloatArray
     row: FloatArray
     objective: float
+    integer: Any
+    q: Any = None
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether any column must be integer."""
+        return bool(self.integer.any())
 
     def x(self, scaled: FloatArray) -> FloatArray:
         """Solution of the model from that of the scaled one."""
@@ -60,7 +71,9 @@ class Scaled:
         return scaled * self.row / self.objective
 
 
-def scale(model: Model, c: FloatArray, spread: float = 1e6) -> Scaled:
+def scale(
+    model: Model, c: FloatArray, spread: float = 1e6, q: Any = None, relax: bool = False
+) -> Scaled:
     """Scale a model and one objective; integer columns keep their unit.
 
     Parameters
@@ -73,6 +86,10 @@ def scale(model: Model, c: FloatArray, spread: float = 1e6) -> Scaled:
         Largest scaled cost allowed where the median is scaled to one. Costs far below the largest
         (a penalty, say) drown in a solver's tolerance if it is small, and the solver's arithmetic
         suffers if it is large.
+    q : sparse array, optional
+        Quadratic term of the objective.
+    relax : bool
+        Drop integrality. The scaling stays that of the integer model.
     """
     bound = np.maximum(np.abs(model.column_upper), np.abs(model.column_lower))
     column = np.where(model.integer, 1.0, _power_of_two(bound))
@@ -87,7 +104,10 @@ def scale(model: Model, c: FloatArray, spread: float = 1e6) -> Scaled:
         row = np.reciprocal(_power_of_two(np.where(np.isfinite(side), unit, largest)))
     matrix = sparse.csc_array(sparse.diags_array(row) @ matrix) if matrix.nnz else matrix.tocsc()
     scaled_c = c * column
-    costs = np.abs(scaled_c[scaled_c != 0])
+    diagonal = sparse.diags_array(column)
+    scaled_q = None if q is None else sparse.csc_array(diagonal @ q @ diagonal)
+    costs = np.abs(scaled_c if scaled_q is None else np.append(scaled_c, scaled_q.data))
+    costs = costs[costs != 0]
     typical = float(max(np.median(costs), costs.max() / spread)) if costs.size else 1.0
     factor = float(1.0 / _power_of_two(np.array([typical]))[0])
     return Scaled(
@@ -100,10 +120,12 @@ def scale(model: Model, c: FloatArray, spread: float = 1e6) -> Scaled:
         column,
         row,
         factor,
+        np.zeros_like(model.integer) if relax else model.integer,
+        None if scaled_q is None else scaled_q * factor,
     )
 
 
-def unscaled(model: Model, c: FloatArray) -> Scaled:
+def unscaled(model: Model, c: FloatArray, q: Any = None) -> Scaled:
     """The model's own arrays in the same form, for export."""
     n_rows, n_columns = model.matrix.shape
     return Scaled(
@@ -116,4 +138,6 @@ def unscaled(model: Model, c: FloatArray) -> Scaled:
         np.ones(n_columns),
         np.ones(n_rows),
         1.0,
+        model.integer,
+        None if q is None else sparse.csc_array(q),
     )

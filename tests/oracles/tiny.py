@@ -12,7 +12,7 @@ import numpy as np
 
 Document = dict[str, Any]
 
-FEATURES = (
+CORE_FEATURES = (
     "budgets",
     "max_sites",
     "unmet",
@@ -25,7 +25,23 @@ FEATURES = (
     "running",
     "unlimited",
 )
+"""Switches of `random_document` that neither count instances nor requests, nor defer these."""
+
+COUNTING = (
+    "whole_instances",
+    "startup",
+    "min_up",
+    "blocks",
+    "fixed",
+    "instance_limits",
+)
+"""Switches of `random_document` that count running instances."""
+
+FEATURES = (*CORE_FEATURES, "at_most", *COUNTING, "whole_requests", "deferral")
 """Switches of `random_document`."""
+
+LONG = ("startup", "min_up", "blocks", "fixed", "deferral")
+"""Switches that need several periods to matter."""
 
 STATISTICS = {"mean": 1.0, "p50": 0.95, "p90": 1.3, "p95": 1.5, "p99": 2.0, "max": 3.0}
 """Statistics of the inter-token latency of a level, relative to its mean."""
@@ -177,12 +193,17 @@ def random_document(
     running: bool = False,
     unlimited: bool = False,
     boundary: str = "server",
+    **counting: bool,
 ) -> Document:
     """Draw a small instance, feasible by construction unless budgets happen to clash.
 
     The first site ("home") can serve everything at every profile's lowest level that serves
     anything: limits, GPUs, power cap and mask leave that plan alone. Other sites, modes and levels
     are cut at random.
+
+    Where instances are counted, home has GPUs for as many as its busiest period needs, starts
+    included, and most documents have what keeps them from more load than there is: idle levels, or
+    loads below the level's. Some have neither, and then often no plan.
 
     Parameters
     ----------
@@ -194,20 +215,32 @@ def random_document(
         Charge embodied carbon to running GPUs.
     unlimited : bool
         Give some GPU types unlimited numbers at some sites (and no profile an idle level, which
-        would leave the number of its instances without a bound).
+        would leave the number of its instances without a bound). No effect together with "even",
+        "at_most" or counted instances, which need limits.
     boundary : {"server", "gpu", "facility"}
         What power was measured.
+    **counting : bool
+        "at_most", those of `COUNTING`, "whole_requests" and "deferral": features to use. The ones
+        in `LONG` make three or four periods of them.
 
     Returns
     -------
     dict
         A valid placement document.
     """
-    document = _random_sets(rng, idle=not unlimited, boundary=boundary)
+    unknown = set(counting) - set(FEATURES)
+    assert not unknown, f"no features: {unknown}"
+    on = {name for name, used in counting.items() if used}
+    if on & set(COUNTING) and even and rng.random() < 0.8:
+        on.add("at_most")  # counted instances at one level rarely meet loads exactly
+    unlimited &= not even and not on & {"at_most", *COUNTING}
+    document = _random_sets(rng, idle=not unlimited, boundary=boundary, on=on)
+    _count(rng, document, on)
     document |= _random_signals(rng, document, running=running, even=even)
     _set_latency_limits(rng, document)
     _set_memory(rng, document)
     document["gpus"] = _random_gpus(rng, document, unlimited=unlimited)
+    _set_numbers(rng, document, on)
     if unmet:
         _price_unmet(rng, document)
     if demand_charge:
@@ -295,12 +328,18 @@ def _level(rate: float, watts: float, itl_s: float, prefill_s: list[float]) -> D
 # Random sets, profiles and classes
 
 
-def _random_sets(rng: np.random.Generator, *, idle: bool, boundary: str) -> Document:
+def _random_sets(rng: np.random.Generator, *, idle: bool, boundary: str, on: set[str]) -> Document:
     periods, origins, modes, models, gpu_types = (int(n) for n in rng.integers(1, 3, 5))
     sites, extra_classes = int(rng.integers(2, 4)), int(rng.integers(0, 3))
+    if on & set(LONG):
+        periods, sites, extra_classes = int(rng.integers(3, 5)), 2, min(extra_classes, 1)
+    counted = bool(on & set(COUNTING))
+    # Counted instances meet loads exactly where they can stand by for a part of the period.
+    idle_share = 1.0 if counted and "at_most" not in on and rng.random() < 0.8 else 0.3
+    idle_share = idle_share if idle else 0.0
     names = [f"model{i}" for i in range(models)]
     profiles = [
-        _random_profile(rng, n, f"mode{m}", f"gpu{rng.integers(gpu_types)}", idle, boundary)
+        _random_profile(rng, n, f"mode{m}", f"gpu{rng.integers(gpu_types)}", idle_share, boundary)
         for n, m in product(range(models), range(modes))
         # A model may lack a mode, not the first.
         if m == 0 or rng.random() < 0.8
@@ -332,12 +371,12 @@ def _random_sets(rng: np.random.Generator, *, idle: bool, boundary: str) -> Docu
 
 
 def _random_profile(
-    rng: np.random.Generator, n: int, mode: str, gpu_type: str, idle: bool, boundary: str
+    rng: np.random.Generator, n: int, mode: str, gpu_type: str, idle_share: float, boundary: str
 ) -> Document:
     gpus = float(rng.choice([1.0, 2.0, 4.0, 8.0]))
     count = int(rng.integers(2, 5))
     rates = np.cumsum(rng.uniform(0.3, 2.0, count))
-    if idle and rng.random() < 0.3:
+    if idle_share > 0 and rng.random() < idle_share:
         rates[0] = 0.0
     base_w, slope_w = gpus * rng.uniform(150, 300), gpus * rng.uniform(50, 100)
     itl = rng.uniform(0.01, 0.03) * np.cumprod(rng.uniform(1.0, 1.6, count))
@@ -379,6 +418,149 @@ def _random_lengths(rng: np.random.Generator, low: float, high: float) -> Docume
     }
 
 
+# Random counts, starts and deferral
+
+
+def _count(rng: np.random.Generator, document: Document, on: set[str]) -> None:
+    """Set what counts instances and requests, and what starting and waiting mean."""
+    if "at_most" in on:
+        document["load_rule"] = "at_most"
+    if "whole_instances" in on:
+        document["instance_counts"] = "integer"
+        _drop_levels(rng, document, everywhere="at_most" in on)
+    if "whole_requests" in on:
+        document["request_counts"] = "integer"
+        for level in (level for p in document["profiles"] for level in p["levels"]):
+            level["requests_per_s"] /= SLOWER
+    if "blocks" in on:
+        document["hold_periods"] = _random_blocks(rng, len(document["periods"]["start"]))
+    for i, p in enumerate(document["profiles"]):
+        if "startup" in on and (i == 0 or rng.random() < 0.7):
+            p["startup"] = _random_startup(rng, document, p)
+        if "min_up" in on and (i == 0 or rng.random() < 0.7):
+            p["min_up_s"] = float(rng.choice([900.0, 7200.0, 7201.0, 14400.0, 1e6]))
+    for i, k in enumerate(document["classes"]):
+        if "deferral" in on and (i == 0 or rng.random() < 0.6):
+            k["deferral_limit_s"] = float(rng.choice([3600.0, 7200.0, 7200.0, 14400.0, 1e6]))
+
+
+SLOWER = 900.0
+"""How much less is asked of, and served by, everything when requests are whole: a few requests."""
+
+
+def _drop_levels(rng: np.random.Generator, document: Document, *, everywhere: bool) -> None:
+    """Leave some profiles a single level, whose instances are whole; never an idle one.
+
+    First modes keep theirs unless instances may serve less than a level's load everywhere.
+    """
+    for p in document["profiles"]:
+        if rng.random() < 0.4 and (everywhere or p["mode"] != "mode0"):
+            p["levels"] = [p["levels"][_lowest(p)]]
+
+
+def _random_blocks(rng: np.random.Generator, periods: int) -> list[int]:
+    """Cut the periods into blocks, at least one of them longer than one period."""
+    lengths = []
+    while sum(lengths) < periods:
+        lengths.append(int(rng.integers(1, periods - sum(lengths) + 1)))
+    return lengths if max(lengths) > 1 else [2, *lengths[2:]]
+
+
+def _random_startup(rng: np.random.Generator, document: Document, p: Document) -> Document:
+    """Draw time and energy of a start; now and then it takes only one of them."""
+    seconds = min(document["periods"]["duration_s"]) * float(rng.uniform(0.05, 0.5))
+    kwh = p["levels"][-1]["power_w"] * seconds / 3.6e6 * float(rng.uniform(0.3, 3.0))
+    neither = rng.random()
+    return {
+        "time_s": 0.0 if neither < 0.15 else seconds,
+        "energy_kwh": 0.0 if neither > 0.85 else kwh,
+    }
+
+
+def _set_numbers(rng: np.random.Generator, document: Document, on: set[str]) -> None:
+    """Set what runs before the first period, what must run, and how much may."""
+    if on & {"startup", "min_up"}:
+        document["initial_instances"] = _random_initial(rng, document)
+    if "fixed" in on:
+        document["fixed_instances"] = _random_fixed(rng, document)
+    if "instance_limits" in on:
+        document["instance_limits"] = _random_instance_limits(rng, document)
+
+
+def _random_initial(rng: np.random.Generator, document: Document) -> list[Any]:
+    initial = np.zeros(_sizes(document, "sites", "models", "modes"))
+    for p in document["profiles"]:
+        n, m = _place(p)
+        for s in range(len(initial)):
+            share = float(rng.choice([0.0, rng.uniform(0, 1), 1.0]))
+            initial[s, n, m] = _whole(document, share * _fair_share(document, p, s))
+    nested: list[Any] = initial.tolist()
+    return nested
+
+
+def _random_fixed(rng: np.random.Generator, document: Document) -> list[Any]:
+    """Fix some numbers over all periods or by block: home's to what home needs."""
+    blocks = document.get("hold_periods", [1] * len(document["periods"]["start"]))
+    fixed = np.full(_sizes(document, "periods", "sites", "models", "modes"), None, dtype=object)
+    first = True
+    for p in document["profiles"]:
+        n, m = _place(p)
+        for s in range(fixed.shape[1]):
+            if not first and rng.random() < 0.5:
+                continue
+            first = False
+            most = max(_home_count(document, p)) if s == 0 else _fair_share(document, p, s)
+            steady = rng.random() < 0.7
+            shares = np.repeat(rng.uniform(0, 1, len(blocks)), blocks)
+            numbers = [most if s == 0 else most * (shares[0] if steady else u) for u in shares]
+            given = steady | (np.repeat(rng.random(len(blocks)), blocks) < 0.5)
+            for t in np.flatnonzero(given):
+                fixed[t, s, n, m] = _whole(document, float(numbers[t]))
+    nested: list[Any] = fixed.tolist()
+    return nested
+
+
+def _random_instance_limits(rng: np.random.Generator, document: Document) -> list[Document]:
+    """Draw limits around what home needs in all, and on other sites alone."""
+    sites, periods, modes = _sizes(document, "sites", "periods", "modes")
+    home = sum(max(_home_count(document, p)) for p in document["profiles"])
+    choices: list[tuple[list[str], Any]] = [
+        ([], home * float(rng.uniform(0.4, 1.1))),
+        (["period"], _draw(rng, 0.4, 1.3, (periods,), home)),
+        (["site"], [None, *_draw(rng, 0.0, 0.4, (sites - 1,), home)]),
+        (["mode"], [None, *_draw(rng, 0.0, 0.5, (modes - 1,), home)]),
+        (["model", "site"], [
+            [None, *_draw(rng, 0.0, 0.3, (sites - 1,), home)] for _ in document["models"]
+        ]),
+        (["period", "site", "mode"], [
+            [[None] * modes, *_draw(rng, 0.0, 0.4, (sites - 1, modes), home)]
+            for _ in range(periods)
+        ]),
+    ]  # fmt: skip
+    picked = rng.choice(len(choices), int(rng.integers(1, 4)), replace=False)
+    return [
+        {"name": f"limit{i}", "limit": {"axes": choices[i][0], "values": choices[i][1]}}
+        for i in sorted(int(i) for i in picked)
+    ]
+
+
+def _place(p: Document) -> tuple[int, int]:
+    return int(p["model"].removeprefix("model")), int(p["mode"].removeprefix("mode"))
+
+
+def _fair_share(document: Document, p: Document, s: int) -> float:
+    """Count instances for which a site always has GPUs, shared evenly by profiles of the type."""
+    h = int(p["gpu_type"].removeprefix("gpu"))
+    sharing = sum(other["gpu_type"] == p["gpu_type"] for other in document["profiles"])
+    gpus = min(by_site[s][h] for by_site in document["gpus"])
+    return float(gpus / sharing / p["gpus_per_instance"])
+
+
+def _whole(document: Document, number: float) -> float:
+    """Round a number down where instances are whole."""
+    return float(np.floor(number)) if document.get("instance_counts") == "integer" else number
+
+
 # Random signals
 
 
@@ -415,6 +597,8 @@ def _random_demand(rng: np.random.Generator, document: Document) -> list[Any]:
     demand = rng.uniform(0.5, 12.0, shape) * seconds
     demand[rng.random(shape) < 0.1] = 0.0
     demand[0, 0, 0] = seconds[0, 0, 0]
+    if document.get("request_counts") == "integer":
+        demand /= SLOWER
     nested: list[Any] = np.round(demand).tolist()
     return nested
 
@@ -486,7 +670,7 @@ def _random_gpus(rng: np.random.Generator, document: Document, *, unlimited: boo
     needed = np.zeros(shape[2])
     for p in document["profiles"]:
         h = int(p["gpu_type"].removeprefix("gpu"))
-        needed[h] += max(_home_instances(document, p)) * p["gpus_per_instance"]
+        needed[h] += max(_home_count(document, p)) * p["gpus_per_instance"]
     gpus = np.ceil(needed * rng.uniform(0.1, 0.8, shape))
     gpus[:, 0] = np.ceil(needed * rng.uniform(1.0, 1.2))
     gpus[rng.random(shape) < 0.1] = 0.0
@@ -517,6 +701,18 @@ def _home_instances(document: Document, p: Document) -> list[float]:
     ]
 
 
+def _home_count(document: Document, p: Document) -> list[float]:
+    """Count what has to run at home in each period: rounded up if whole, starts included."""
+    serving = _home_instances(document, p)
+    seconds = p.get("startup", {"time_s": 0.0})["time_s"]
+    running = [
+        count / (1 - seconds / length)
+        for count, length in zip(serving, document["periods"]["duration_s"], strict=True)
+    ]
+    whole = document.get("instance_counts") == "integer"
+    return [float(np.ceil(count)) for count in running] if whole else running
+
+
 def _home_power_w(document: Document, *, worst: bool = False) -> np.ndarray:
     """Power at home if it serves everything at the lowest levels, in first or worst modes."""
     total = np.zeros(len(document["periods"]["duration_s"]))
@@ -527,7 +723,7 @@ def _home_power_w(document: Document, *, worst: bool = False) -> np.ndarray:
                 watts = p["levels"][_lowest(p)]["power_w"] + p.get("host_adder_w", 0.0)
                 if p["power_boundary"] != "facility":
                     watts *= document["pue"]["values"][0]
-                choices.append(watts * np.array(_home_instances(document, p)))
+                choices.append(watts * np.array(_home_count(document, p)))
         total += np.max(choices, axis=0) if worst else choices[0]
     return total
 
@@ -537,6 +733,9 @@ def _random_power_cap(rng: np.random.Generator, document: Document) -> list[Any]
     power = _home_power_w(document, worst=True)[:, None]
     cap = power * rng.uniform(0.1, 0.8, shape)
     cap[:, 0] = power[:, 0] * rng.uniform(1.0, 1.3, shape[0])
+    # Counted instances stand by where there is less load, and start.
+    if "hold_periods" in document or "initial_instances" in document:
+        cap[:, 0] = cap[:, 0].max() * 1.5
     boxed = cap.astype(object)
     boxed[rng.random(shape) < 0.2] = None
     nested: list[Any] = boxed.tolist()
@@ -565,6 +764,17 @@ def _price_unmet(rng: np.random.Generator, document: Document) -> None:
     for i, k in enumerate(document["classes"]):
         if i == 0 or rng.random() < 0.5:
             k["unmet_price_usd"] = float(10 ** rng.uniform(-5, -2))
+            if document.get("request_counts") == "integer":
+                k["unmet_price_usd"] *= SLOWER
+                _add_a_half(rng, document, i)
+
+
+def _add_a_half(rng: np.random.Generator, document: Document, k: int) -> None:
+    """Make some demand of a class fractional, of which whole requests leave a part."""
+    for by_class in (
+        by_class for by_origin in document["demand_requests"] for by_class in by_origin
+    ):
+        by_class[k] += float(rng.choice([0.0, 0.0, 0.5]))
 
 
 def _random_custom_metrics(rng: np.random.Generator, document: Document) -> list[Document]:
@@ -611,11 +821,15 @@ def _random_objective(
     ])  # fmt: skip
     if "custom_metrics" in document:
         scales |= {"noise": requests * 1e-3, "goodwill": requests * 1e-3}
+    waiting = _waiting_metrics(document, requests)
     objective: list[Document] = []
     for _ in range(stages):
         picked = [str(name) for name in rng.choice(list(scales), 3, replace=False)]
         terms = [_random_term(rng, name, scales[name], max_sites) for name in picked]
         objective.append({"terms": terms, "tolerance": float(rng.choice([1e-6, 1e-3, 0.05]))})
+    for metric, scale in waiting.items():
+        weight = float(rng.choice([0.0, 0.1, 1.0]) * rng.uniform(0.1, 1.0))
+        objective[0]["terms"].append({"metric": metric, "weight": weight, "scale": scale})
     if unmet:
         objective[0]["terms"].append({"metric": "unmet_usd", "weight": 1.0, "scale": 0.05 * kwh})
     if max_sites and not any(
@@ -624,6 +838,18 @@ def _random_objective(
         extra = {"metric": "requests", "weight": 0.5, "scale": requests, "over_sites": "max"}
         objective[0]["terms"].append(extra)
     return objective
+
+
+def _waiting_metrics(document: Document, requests: float) -> dict[str, float]:
+    """Metrics of starts and of deferral where there are any, each with its scale."""
+    scales: dict[str, float] = {}
+    if "initial_instances" in document:
+        scales["starts"] = 1.0 + sum(max(_home_count(document, p)) for p in document["profiles"])
+    if any("startup" in p for p in document["profiles"]):
+        scales["ttft_startup_request_s"] = 100.0 * requests
+    if any("deferral_limit_s" in k for k in document["classes"]):
+        scales["deferral_request_s"] = 1e4 * requests
+    return scales
 
 
 def _random_term(rng: np.random.Generator, metric: str, scale: float, max_sites: bool) -> Document:
@@ -667,6 +893,9 @@ def _random_budgets(rng: np.random.Generator, document: Document) -> list[Docume
     ]  # fmt: skip
     if any("unmet_price_usd" in k for k in document["classes"]):
         choices.append(_budget("unmet_requests", [], requests * less[3] / 2))
+    for metric, scale in _waiting_metrics(document, requests).items():
+        axes, shape = ([], ()) if rng.random() < 0.5 else (["period"], (periods,))
+        choices.append(_budget(metric, axes, _draw(rng, 0.0, 1.0, shape, scale)))
     if "custom_metrics" in document:
         limits = elsewhere + _draw(rng, 0.1, 0.5, (sites - 1,), requests * 1e-3)
         choices.append(_budget("noise", ["site"], limits))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import ROOT, shared
 from scipy.optimize import linprog
 
 from greenopt.errors import InputError, InstanceError
 from greenopt.problems.placement.builders import EGLB_SOURCE, EGLB_START, eglb, eglb_csv
 from greenopt.problems.placement.instance import PlacementInstance
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-INSTANCES = REPOSITORY / "instances" / "placement"
-SHARED = REPOSITORY.parent / "shared"
+INSTANCES = ROOT / "instances" / "placement"
 
 GOLDEN = {
     "equitable": "eglb-equitable",
@@ -32,17 +30,9 @@ HEADER = "hour,load_fraction,A|price_usd_per_mwh,A|carbon_kg_per_kwh,A|water_l_p
 PROVENANCE = {"description": "d", "builder": "b", "data_licence": "MIT", "sources": [EGLB_SOURCE]}
 
 
-def shared(name: str) -> Path:
-    """Path of shared data; without it the test is skipped, in CI it fails."""
-    path = SHARED / name
-    if not path.exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{path} is not there")
-    return path
-
-
-def script(name: str) -> ModuleType:
-    """Import a build script of the placement instances."""
-    spec = importlib.util.spec_from_file_location(name, INSTANCES / f"{name}.py")
+def script(name: str, folder: Path = INSTANCES) -> ModuleType:
+    """Import a build script of instances."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -118,6 +108,16 @@ def test_build_eglb_reproduces_the_committed_files(tmp_path: Path) -> None:
         assert built.sha256 == PlacementInstance.read(INSTANCES / f"{name}.json.gz").sha256
 
 
+def test_build_freesh_reproduces_the_committed_files(tmp_path: Path) -> None:
+    """Re-running the FREESH script gives the 24 committed instances, byte for byte."""
+    folder, data = ROOT / "instances" / "placement-freesh", shared("data/peers/freesh")
+    script("build_freesh", folder).main(["--data", str(data), "--out", str(tmp_path)])
+    names = sorted(path.name for path in folder.glob("freesh-*.json"))
+    assert names == [f"freesh-{window:02d}.json" for window in range(0, 48, 2)]
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
 def test_build_quick_reproduces_the_committed_file(tmp_path: Path) -> None:
     """Re-running the quick script gives the committed instance, byte for byte."""
     script("build_quick").main(["--data", str(shared("data")), "--out", str(tmp_path)])
@@ -172,7 +172,7 @@ def test_eglb_csv_reads_series_by_site_and_hour(tmp_path: Path) -> None:
         (HEADER + "0,1,1,nan,1\n", "column 'A|carbon_kg_per_kwh': is 'nan'; expected a finite"),
         (HEADER + "0,1,1,1\n", "column 'A|water_l_per_kwh': is ''; expected a number"),
         (HEADER + "0,1,1,1,1\n2,1,1,1,1\n", "data row 2, column 'hour': is '2'; expected 1"),
-        (HEADER + "0,1,1,1,1\n" * 9, "file: and 3 more cells like these"),
+        (HEADER + "0,1,1,1,1\n" * 9, "file: and 3 more like these"),
     ],
 )
 def test_eglb_csv_names_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

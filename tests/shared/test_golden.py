@@ -1,23 +1,23 @@
-"""The published optima of eGLB, and two weightings of our own, through the command line."""
+"""The published optima of eGLB and FREESH, and two eGLB weightings of our own."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import ROOT, shared
 from scipy.optimize import linprog
 
+import greenopt as go
 from greenopt.cli import main
+from greenopt.problems.placement.builders import freesh_folder
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-INSTANCES = REPOSITORY / "instances" / "placement"
-SHARED = REPOSITORY.parent / "shared"
+INSTANCES = ROOT / "instances" / "placement"
 
 FILES = {
     "equitable": "eglb-equitable.json.gz",
@@ -26,13 +26,16 @@ FILES = {
     "total": "eglb-total.json.gz",
 }
 
-
-def shared(name: str) -> Path:
-    """Path of shared data; without it the test is skipped, in CI it fails."""
-    path = SHARED / name
-    if not path.exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{path} is not there")
-    return path
+FREESH = ROOT / "instances" / "placement-freesh"
+MORE_FREESH = {
+    1: 14789610760.894718,
+    3: 16580152749.96809,
+    5: 13512099721.13005,
+    25: 16462310516.004036,
+    27: None,
+    29: 26185059706.06615,
+}
+"""Published optima of windows outside the golden file (resource_allocation_results_beta2.csv)."""
 
 
 def solved(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
@@ -153,3 +156,47 @@ def test_golden_solution_survives_check_and_certify(
     (stage,) = certificate["stages"]
     assert stage["kind"] == "proved"
     assert stage["proved_bound"] == pytest.approx(record["objective"], rel=1e-8)
+
+
+def is_published(solution: go.Solution, optimum: float | None) -> bool:
+    """Whether a solution is the published optimum, or infeasible where that is published."""
+    if optimum is None:
+        return solution.status == go.Status.INFEASIBLE
+    close = solution.objective == pytest.approx(optimum, rel=1e-9)
+    return solution.status == go.Status.OPTIMAL and close
+
+
+@pytest.mark.parametrize("solver", ["highs", "scip"])
+@pytest.mark.parametrize("window", range(0, 48, 2))
+def test_freesh_window_has_its_published_optimum(window: int, solver: str) -> None:
+    """Every even window, from its committed file, with both solvers."""
+    if solver == "scip":
+        pytest.importorskip("pyscipopt")
+    golden = json.loads(shared("golden/freesh_windows.json").read_text())["optimum"]
+    instance = go.load(FREESH / f"freesh-{window:02d}.json")
+    solution = go.solve(instance, solver=solver, gap=0.0)
+    assert is_published(solution, golden[str(window)])
+    assert golden[str(window)] is None or go.check(instance, solution).ok
+
+
+def test_every_golden_window_is_tested() -> None:
+    """A window added to the golden file needs a test here."""
+    golden = json.loads(shared("golden/freesh_windows.json").read_text())["optimum"]
+    assert set(golden) == {str(window) for window in range(0, 48, 2)}
+
+
+@pytest.mark.parametrize("window", MORE_FREESH)
+def test_freesh_window_from_the_tables(window: int) -> None:
+    """Windows without a committed file, built from the published tables."""
+    instance = freesh_folder(shared("data/peers/freesh"), windows=[window])
+    assert is_published(go.solve(instance, gap=0.0), MORE_FREESH[window])
+
+
+def test_freesh_windows_of_one_instance_add_up() -> None:
+    """Several windows in one instance are planned independently of each other."""
+    golden = json.loads(shared("golden/freesh_windows.json").read_text())["optimum"]
+    instance = freesh_folder(shared("data/peers/freesh"), windows=[0, 2, 36])
+    assert instance.hold_periods == (6, 6, 6)
+    solution = go.solve(instance, gap=0.0)
+    expected = sum(golden[window] for window in ("0", "2", "36"))
+    assert solution.objective == pytest.approx(expected, rel=1e-9)

@@ -3,14 +3,15 @@
 Builds the rows of formulations/placement.md itself, in their plain form (flow carries the level),
 shares no code with the formulation, and repairs the multipliers first: wrong signs are clipped,
 those of maxima and peaks are scaled so that these columns price out exactly, and those of demand
-are not even read, because the best ones are known: the cheapest way to serve a request at the
-prices of everything else. Whatever comes in, what comes out is a bound.
+and deadlines are not even read, because the best ones are known: the cheapest way to serve a
+request, in any period it may wait for, at the prices of everything else. Whatever comes in, what
+comes out is a bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,26 @@ _PARTS = {
     "water_l": ("water_evaporation_l", "water_blowdown_l", "water_grid_l"),
     "water_consumption_l": ("water_evaporation_l", "water_grid_l"),
     "cost_usd": ("cost_energy_usd", "cost_gpu_usd", "cost_egress_usd", "cost_demand_usd"),
+    "ttft_request_s": ("ttft_warm_request_s", "ttft_startup_request_s"),
 }
+
+_RUNNING = ("site", "model", "mode")
+
+
+class _Counting(NamedTuple):
+    """Prices that running, starting and waiting put on the columns of one profile.
+
+    Attributes
+    ----------
+    serving : array
+        On a serving instance, by (period, site).
+    work, share : array
+        On a unit of work served, by (period, site), and on a request, by (period, class, site).
+    """
+
+    serving: Any
+    work: Any
+    share: Any
 
 
 def lower_bound(
@@ -67,8 +87,12 @@ class _Certifier:
     def __init__(
         self, inst: PlacementInstance, stage: int, marginals: Marginals, earlier: Sequence[float]
     ) -> None:
-        self.inst, self.sets = inst, inst.sets
+        self.inst = inst
         self.duration = np.array(inst.periods.duration_s)
+        self.moments = inst.periods.begin_s - inst.periods.begin_s[0]
+        self.firsts = np.cumsum([0, *inst.blocks[:-1]])  # first period of each block
+        self.sets = {**inst.sets, "block": tuple(map(str, range(len(inst.blocks))))}
+        self.servable = self._servable()
         self.shape = (len(self.duration), len(inst.sites))
         self.given = marginals
         self.stage = stage
@@ -93,9 +117,13 @@ class _Certifier:
         self.row_terms.append(float((gpus * finite).sum()))
         per_watt = self._price_of_a_watt()
         load = self._multiplier("load", ("period", "site", "model", "mode", "level"))
+        if self.inst.load_rule == "at_most":
+            load = np.minimum(load, 0.0)
+        limits = self._price_limits()
         for profile in self.inst.profiles:
-            self._profile(profile, gpus, per_watt, load)
+            self._profile(profile, gpus, per_watt, load, limits)
         self._unmet()
+        self._defer()
         demand = self.inst.demand_requests
         some = demand > 0
         self.row_terms.append(float((self.cheapest[some] * demand[some]).sum()))
@@ -178,7 +206,7 @@ class _Certifier:
                 self.row_terms.append(float((multiplier * limit).sum()))
 
     def _price_of_a_watt(self) -> Any:
-        """Multipliers of power cap and peak rows, per facility W of running instances."""
+        """Multipliers of power cap and peak rows, per mean facility W of a period."""
         cap = self.inst.facility_power_cap_w
         price = np.zeros(self.shape)
         if cap is not None:
@@ -198,7 +226,40 @@ class _Certifier:
             price -= multiplier * factor / 1000
         return price
 
+    def _price_limits(self) -> Any:
+        """Price of a running instance under the limits on their numbers, by block and where."""
+        inst = self.inst
+        total = np.zeros([len(self.sets[a]) for a in ("block", *_RUNNING)])
+        for one in inst.instance_limits:
+            axes = tuple(a for a in _RUNNING if a in one.limit.axes)
+            sizes = [len(self.sets[a]) if a in axes else 1 for a in _RUNNING]
+            limit = one.limit.over(("period", *_RUNNING), [len(self.duration), *sizes])
+            limit = np.minimum.reduceat(limit, self.firsts, axis=0)
+            multiplier = self._multiplier(f"instance_limit.{one.name}", ("block", *axes))
+            multiplier = np.minimum(multiplier, 0.0).reshape(limit.shape)
+            multiplier = np.where(np.isfinite(limit), multiplier, 0.0)
+            limit = np.where(np.isfinite(limit), limit, 0.0)
+            self.row_terms.append(float((multiplier * limit).sum()))
+            total = total - multiplier
+        return total
+
     # -- columns -----------------------------------------------------------------------------------
+
+    def _last(self, k: RequestClass) -> Any:
+        """Last period in which the requests of each period may be served."""
+        limit = 0.0 if k.deferral_limit_s is None else k.deferral_limit_s * (1 + 1e-9)
+        return np.searchsorted(self.moments, self.moments + limit, side="right") - 1
+
+    def _servable(self) -> Any:
+        """Requests that may be served in each period: its own, and those held back until then."""
+        demand = self.inst.demand_requests
+        so_far = np.concatenate([np.zeros_like(demand[:1]), np.cumsum(demand, axis=0)])
+        most = demand.copy()
+        for i, k in enumerate(self.inst.classes):
+            if k.deferral_limit_s is not None:
+                first = np.searchsorted(self._last(k), np.arange(len(demand)))
+                most[:, :, i] = so_far[1:, :, i] - so_far[first, :, i]
+        return most
 
     def _classes(self, profile: Profile) -> list[int]:
         return [i for i, k in enumerate(self.inst.classes) if k.model == profile.model]
@@ -207,34 +268,125 @@ class _Certifier:
         h = self.sets["gpu_type"].index(profile.gpu_type)
         return (self.inst.gpus[:, :, h] > 0).any(axis=0)
 
-    def _profile(self, profile: Profile, gpus: Any, per_watt: Any, load: Any) -> None:
+    def _profile(self, profile: Profile, gpus: Any, per_watt: Any, load: Any, limits: Any) -> None:
         """Price out the flow and instances of one profile, level by level."""
         n = self.sets["model"].index(profile.model)
         m = self.sets["mode"].index(profile.mode)
         h = self.sets["gpu_type"].index(profile.gpu_type)
         even = self._even(profile, n, m)
+        per_gpu = -profile.gpus_per_instance * gpus[:, :, h]
+        if self.inst.counts_instances:
+            counting = self._running(profile, per_gpu, per_watt, limits[:, :, n, m])
+        else:
+            counting = _Counting(per_gpu, 0.0, np.zeros((1, len(self.inst.classes), 1)))
         for index, level in enumerate(profile.levels):
             per_load = load[:, :, n, m, index]
-            cost = self._cost_of_running(profile, index)
-            cost = cost + per_watt * self._watts(profile, index)[1]
-            cost = cost - profile.gpus_per_instance * gpus[:, :, h]
+            cost = self._cost_of_serving(profile, index)
+            cost = cost + per_watt * self._watts(profile, index)[1] + counting.serving
             cost = (
                 cost + per_load * self.duration[:, None] * level.requests_per_s + even[:, :, index]
             )
             most = self._most(profile, index)
             self._columns(np.where(self._holds(profile), cost, 0.0), most)
             for k in self._classes(profile):
-                self._flow(k, profile, index, per_load, m)
+                per_request = counting.share[:, k]
+                self._flow(k, profile, index, per_load + counting.work, per_request, m)
 
-    def _columns(self, price: Any, most: Any) -> None:
-        """Columns between zero and `most`: those with a negative price are taken whole."""
+    def _running(self, profile: Profile, per_gpu: Any, per_watt: Any, limits: Any) -> _Counting:
+        """Price out the running instances of one profile, and what comes with their starts."""
+        inst, most = self.inst, self._most_running(profile)
+        n, m = self.sets["model"].index(profile.model), self.sets["mode"].index(profile.mode)
+        holds = self._holds(profile)
+        serving = self._multiplier("running", ("period", *_RUNNING))[:, :, n, m]
+        serving = np.where(holds, serving, 0.0)
+        running = np.add.reduceat(per_gpu + serving, self.firsts, axis=0) + limits
+        counting = _Counting(-serving, np.zeros(self.shape), self._no_share())
+        if profile.starts:
+            running, counting = self._starts(profile, running, serving, per_watt, most)
+        low, high = np.zeros(running.shape), most
+        if inst.fixed_instances is not None:
+            fixed = inst.fixed_instances[self.firsts][:, :, n, m]
+            low = np.where(np.isfinite(fixed), fixed, 0.0)
+            high = np.where(np.isfinite(fixed), fixed, most)
+        self._columns(np.where(holds, running, 0.0), high, low)
+        return counting
+
+    def _no_share(self) -> Any:
+        return np.zeros((self.shape[0], len(self.inst.classes), self.shape[1]))
+
+    def _starts(
+        self, profile: Profile, running: Any, serving: Any, per_watt: Any, most: Any
+    ) -> tuple[Any, _Counting]:
+        """Price out the starts of one profile: prices of its running instances, and of the rest."""
+        holds = self._holds(profile)
+        n, m = self.sets["model"].index(profile.model), self.sets["mode"].index(profile.mode)
+
+        def multiplier(name: str) -> Any:
+            given = self._multiplier(name, ("block", *_RUNNING))[:, :, n, m]
+            return np.where(holds, np.minimum(given, 0.0), 0.0)
+
+        start, min_up = multiplier("start"), multiplier("min_up")
+        assert self.inst.initial_instances is not None
+        self.row_terms.append(float((start[0] * self.inst.initial_instances[:, n, m]).sum()))
+        later = np.concatenate([start[1:], np.zeros_like(start[:1])])
+        running = running - start + later + min_up
+        starts = self._cost_of_a_start(profile, per_watt) + start
+        starts = starts - np.einsum("ij,i...->j...", self._young(profile), min_up)
+        seconds = profile.startup.time_s if profile.startup else 0.0
+        part = (seconds / self.duration[self.firsts])[:, None]
+        starts = starts - part * serving[self.firsts]
+        work, share = np.zeros(self.shape), self._no_share()
+        if seconds > 0:
+            wait = multiplier("startup_wait")
+            capacity = seconds * profile.levels[-1].requests_per_s * wait
+            running, starts = running + capacity, starts - capacity
+            work[self.firsts] = part * wait
+            share[self.firsts] = part[:, None] * self._startup_waits(profile, wait)
+        self._columns(np.where(holds, starts, 0.0), most)
+        return running, _Counting(-serving, work, share)
+
+    def _startup_waits(self, profile: Profile, wait: Any) -> Any:
+        """Price out the requests that wait for starts: the price of those who arrive meanwhile."""
+        axes = ("block", "class", "site", "mode")
+        m, holds = self.sets["mode"].index(profile.mode), self._holds(profile)
+        share = np.minimum(self._multiplier("startup_share", axes)[:, :, :, m], 0.0)
+        share = np.where(holds, share, 0.0)
+        zero = np.zeros(self.shape)
+        assert profile.startup is not None
+        each = self.price.get("ttft_startup_request_s", zero)[self.firsts] * profile.startup.time_s
+        for k in self._classes(profile):
+            price = each - share[:, k] + self.inst.classes[k].work_per_request[profile.mode] * wait
+            most = self.servable[self.firsts, :, k].sum(axis=1)[:, None]
+            self._columns(np.where(holds, price, 0.0), np.broadcast_to(most, price.shape))
+        return share
+
+    def _young(self, profile: Profile) -> Any:
+        """Where a start of the second block is within its minimum up-time in the first."""
+        begin = self.moments[self.firsts]
+        age = begin[:, None] - begin[None, :]
+        young = (age > 0) & (age < profile.min_up_s * (1 - 1e-9))
+        return (young | np.eye(len(begin), dtype=bool)).astype(float)
+
+    def _most_running(self, profile: Profile) -> Any:
+        """Upper bound on running instances by block and site."""
+        h = self.sets["gpu_type"].index(profile.gpu_type)
+        most = self.inst.gpus[:, :, h] / profile.gpus_per_instance
+        most = np.minimum.reduceat(most, self.firsts, axis=0)
+        return np.floor(most * (1 + 1e-9)) if self.inst.instance_counts == "integer" else most
+
+    def _columns(self, price: Any, most: Any, least: Any = None) -> None:
+        """Columns between `least` (zero) and `most`: at the end where their price is lower."""
         negative = price < 0
         if not np.isfinite(price).all() or np.isinf(most[negative]).any():
             self.column_terms.append(-np.inf)
             return
         self.column_terms.append(float((price[negative] * most[negative]).sum()))
+        if least is not None:
+            self.column_terms.append(float((price[~negative] * least[~negative]).sum()))
 
-    def _flow(self, k: int, profile: Profile, level: int, per_load: Any, mode: int) -> None:
+    def _flow(
+        self, k: int, profile: Profile, level: int, per_load: Any, per_request: Any, mode: int
+    ) -> None:
         """Lower the price of serving a class to that of this level, site by site."""
         inst, c = self.inst, self.inst.classes[k]
         may = self._may(c, profile, level) & self._holds(profile)
@@ -245,7 +397,8 @@ class _Certifier:
         ttft = network + _mean_prefill(c, profile, level)
         price = (
             self.price.get("requests", zero)[:, None, :]
-            + ttft * self.price.get("ttft_request_s", zero)[:, None, :]
+            + ttft * self.price.get("ttft_warm_request_s", zero)[:, None, :]
+            + per_request[:, None, :]
         )
         egress = c.egress_bytes_per_request / 1e9 * inst.egress_usd_per_gb
         price = price + egress * self.price.get("cost_egress_usd", zero)[:, None, :]
@@ -305,11 +458,38 @@ class _Certifier:
         )
         return np.broadcast_to(it, self.shape), np.broadcast_to(facility, self.shape)
 
-    def _cost_of_running(self, profile: Profile, level: int) -> Any:
-        """Price of one running instance in each period and site."""
-        inst, zero = self.inst, np.zeros(self.shape)
+    def _cost_of_serving(self, profile: Profile, level: int) -> Any:
+        """Price of one serving instance in each period and site."""
         hours = self.duration[:, None] / 3600
         it, facility = (w / 1000 * hours for w in self._watts(profile, level))
+        total = self._cost(profile, it, facility, hours)
+        axes = ("period", "site", "model", "mode", "level")
+        sizes = [len(self.sets[a]) for a in axes]
+        n, m = self.sets["model"].index(profile.model), self.sets["mode"].index(profile.mode)
+        for custom in self.inst.custom_metrics:
+            if custom.per_instance_s is not None and custom.name in self.price:
+                each = custom.per_instance_s.over(axes, sizes)[:, :, n, m, level]
+                total = total + self.price[custom.name] * each * self.duration[:, None]
+        return total
+
+    def _cost_of_a_start(self, profile: Profile, per_watt: Any) -> Any:
+        """Price of one start in the first period of each block and site."""
+        kwh = profile.startup.energy_kwh if profile.startup else 0.0
+        hours = profile.startup.time_s / 3600 if profile.startup else 0.0
+        it = np.full(self.shape, kwh)
+        if profile.power_boundary == "gpu":
+            it += (profile.host_adder_w or 0.0) / 1000 * hours
+        elif profile.power_boundary == "facility":
+            it /= self.inst.pue
+        facility = it * self.inst.pue
+        total = self._cost(profile, it, facility, hours)
+        total = total + self.price.get("starts", np.zeros(self.shape))
+        total = total + per_watt * facility * 1000 / (self.duration[:, None] / 3600)
+        return total[self.firsts]
+
+    def _cost(self, profile: Profile, it: Any, facility: Any, hours: Any) -> Any:
+        """Price of the energies (kWh) and hours of one instance in each period and site."""
+        inst, zero = self.inst, np.zeros(self.shape)
         gpu_h = profile.gpus_per_instance * np.broadcast_to(hours, self.shape)
         h = self.sets["gpu_type"].index(profile.gpu_type)
         gpu = inst.gpu_types[h]
@@ -330,27 +510,19 @@ class _Certifier:
             amounts["cost_gpu_usd"] = gpu_h * inst.gpu_usd_per_hour[:, h]
         if inst.embodied_charge == "running":
             amounts["carbon_embodied_running_kg"] = gpu_h * 3600 * gpu.embodied_kg / gpu.lifetime_s
-        total = sum((self.price.get(n, zero) * a for n, a in amounts.items()), zero)
-        axes = ("period", "site", "model", "mode", "level")
-        sizes = [len(self.sets[a]) for a in axes]
-        n, m = self.sets["model"].index(profile.model), self.sets["mode"].index(profile.mode)
-        for custom in inst.custom_metrics:
-            if custom.per_instance_s is not None and custom.name in self.price:
-                each = custom.per_instance_s.over(axes, sizes)[:, :, n, m, level]
-                total = total + self.price[custom.name] * each * self.duration[:, None]
-        return total
+        return sum((self.price.get(n, zero) * a for n, a in amounts.items()), zero)
 
     def _most(self, profile: Profile, level: int) -> Any:
-        """Upper bound on running instances: GPUs, and what the model's demand can use."""
+        """Upper bound on serving instances: GPUs, and what the model's demand can use."""
         h = self.sets["gpu_type"].index(profile.gpu_type)
         by_gpus = self.inst.gpus[:, :, h] / profile.gpus_per_instance
         rate = profile.levels[level].requests_per_s
-        if rate == 0:
+        if rate == 0 or self.inst.load_rule == "at_most":
             return by_gpus
         work = np.zeros(self.shape[0])
         for k in self._classes(profile):
             per_request = self.inst.classes[k].work_per_request[profile.mode]
-            work += per_request * self.inst.demand_requests[:, :, k].sum(axis=1)
+            work += per_request * self.servable[:, :, k].sum(axis=1)
         return np.minimum(by_gpus, (work / (self.duration * rate))[:, None])
 
     def _even(self, profile: Profile, n: int, m: int) -> Any:
@@ -381,6 +553,22 @@ class _Certifier:
             if k.unmet_price_usd is not None:
                 price = each + usd * k.unmet_price_usd
                 self.cheapest[:, :, i] = np.minimum(self.cheapest[:, :, i], price)
+
+    def _defer(self) -> None:
+        """Lower the price of a deferrable request to that of the cheapest period it may wait for.
+
+        Stocks within their limits, first in, first out, are the same as requests that each choose
+        a period, and cost the same; so these are the best multipliers of demand and deadlines.
+        """
+        held = self.price.get("deferral_request_s", np.zeros(self.shape))[:-1, 0]
+        so_far = np.concatenate([[0.0], np.cumsum(held * np.diff(self.moments))])
+        for i, k in enumerate(self.inst.classes):
+            if k.deferral_limit_s is None:
+                continue
+            now = self.cheapest[:, :, i].copy()
+            for t, last in enumerate(self._last(k)):
+                later = now[t : last + 1] + (so_far[t : last + 1] - so_far[t])[:, None]
+                self.cheapest[t, :, i] = np.where(np.isnan(later), -np.inf, later).min(axis=0)
 
 
 def _mean_prefill(k: RequestClass, profile: Profile, level: int) -> float:

@@ -1,8 +1,9 @@
 """Placement checked from the physics: every requirement and every metric, from the plan alone.
 
 Shares no code with the formulation and never sees a Model. Everything is evaluated on the entries
-of the plan: requests by (period, origin, class, site, mode, level) and running instances by
-(period, site, model, mode, level).
+of the plan: requests by (period, origin, class, site, mode, level), serving instances by (period,
+site, model, mode, level) and, where numbers of instances are decisions of their own, running and
+starting ones by (period, site, model, mode).
 """
 
 from __future__ import annotations
@@ -25,13 +26,26 @@ PER_REQUEST = ("energy_kwh", "carbon_kg", "water_l", "water_consumption_l", "cos
 GRID = (
     "requests",
     "ttft_request_s",
+    "ttft_startup_request_s",
     "energy_kwh",
     "carbon_kg",
     "water_l",
     "cost_usd",
     "gpu_h",
+    "starts",
 )
 """Metrics given by period and site (cost without the demand charge)."""
+
+ARRAYS = {
+    "flow": ("period", "origin", "class", "site", "mode", "level"),
+    "instances": ("period", "site", "model", "mode", "level"),
+    "unmet": ("period", "origin", "class"),
+    "deferred": ("period", "origin", "class"),
+    "running": ("period", "site", "model", "mode"),
+    "starts": ("period", "site", "model", "mode"),
+    "startup_waits": ("period", "class", "site", "mode"),
+}
+"""Axes of every array that a plan can have."""
 
 
 class Violation(NamedTuple):
@@ -63,8 +77,8 @@ class Evaluation:
         Requirements not met beyond the tolerance.
     notes : dict
         ``even_balance``: facility energy if the same requests were spread evenly over the same
-        running instances, and the difference to the plan. ``batch``: requests in service on a
-        running instance at each level used.
+        serving instances, and the difference to the plan, both without the energy of starts.
+        ``batch``: requests in service on a serving instance at each level used.
     """
 
     metrics: dict[str, float | None] = field(default_factory=dict)
@@ -85,9 +99,11 @@ def evaluate(
     instance : PlacementInstance
         The problem.
     decision : mapping of str to LabelledArray
-        "flow", "instances" and, where allowed, "unmet".
+        "flow", "instances" and, where the instance has them, "unmet", "deferred", "running",
+        "starts" and "startup_waits".
     tolerance : float
-        Largest violation accepted, relative to max(1, the size of the requirement).
+        Largest violation accepted, relative to the size of the requirement; absolute for numbers
+        that must be whole.
 
     Returns
     -------
@@ -107,15 +123,16 @@ class _Checker:
         self.duration = np.array(inst.periods.duration_s)
         self.shape = (len(self.duration), len(inst.sites))
         self.profile_of = {(p.model, p.mode): i for i, p in enumerate(inst.profiles)}
-        self.flow = self._entries(
-            decision, "flow", ("period", "origin", "class", "site", "mode", "level")
-        )
-        self.run_ = self._entries(
-            decision, "instances", ("period", "site", "model", "mode", "level")
-        )
-        self.unmet = self._entries(decision, "unmet", ("period", "origin", "class"))
-        for name in set(decision) - {"flow", "instances", "unmet"}:
-            self._violated("decision", f"array {name!r} is not part of a placement plan", 1.0)
+        self.moments = inst.periods.begin_s - inst.periods.begin_s[0]
+        self.block_start = np.repeat(np.cumsum([0, *inst.blocks[:-1]]), inst.blocks)
+        self.startup_s = np.array([p.startup.time_s if p.startup else 0.0 for p in inst.profiles])
+        self.entries = {name: self._entries(decision, name) for name in ARRAYS}
+        self.flow, self.run_ = self.entries["flow"], self.entries["instances"]
+        self.unmet, self.starting = self.entries["unmet"], self.entries["starts"]
+        self.waits = self.entries["startup_waits"]
+        for name in set(decision) - set(self._arrays()):
+            text = f"array {name!r} is not part of a plan of this instance"
+            self._violated("decision", text, 1.0)
 
     def run(self) -> Evaluation:
         if not self._well_formed():
@@ -124,8 +141,14 @@ class _Checker:
         self._check_demand()
         self._check_load()
         self._check_eligibility()
+        self._count_instances()
         self._check_capacity()
         self._check_even()
+        self._check_whole()
+        if self.inst.counts_instances:
+            self._check_running()
+            self._check_starts()
+            self._check_startup_waits()
         self._metrics()
         self._check_budgets()
         self.result.stages = [self._stage(stage) for stage in self.inst.objective]
@@ -136,13 +159,25 @@ class _Checker:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _entries(
-        self, decision: Mapping[str, LabelledArray], name: str, axes: tuple[str, ...]
-    ) -> dict[str, Any]:
+    def _arrays(self) -> dict[str, bool]:
+        """Arrays that a plan of this instance may have, and whether it must have them."""
+        inst = self.inst
+        arrays = {"flow": True, "instances": True, "unmet": False}
+        if any(k.deferral_limit_s is not None for k in inst.classes):
+            arrays["deferred"] = len(self.duration) > 1
+        if inst.counts_instances:
+            arrays["running"] = True
+        if any(p.starts for p in inst.profiles):
+            arrays["starts"] = True
+        if self.startup_s.any():
+            arrays["startup_waits"] = True
+        return arrays
+
+    def _entries(self, decision: Mapping[str, LabelledArray], name: str) -> dict[str, Any]:
         """Codes by axis and values of one array, after comparing its labels with the sets."""
-        array = decision.get(name)
+        axes, array = ARRAYS[name], decision.get(name)
         if array is None:
-            if name != "unmet":
+            if self._arrays().get(name):
                 self._violated("decision", f"array {name!r} is missing", 1.0)
             return {**{axis: np.zeros(0, dtype=int) for axis in axes}, "value": np.zeros(0)}
         if array.axes != axes or any(array.labels[a] != self.sets[a] for a in axes):
@@ -152,15 +187,21 @@ class _Checker:
 
     def _well_formed(self) -> bool:
         """Signs, and that every entry names a profile and a level that exist."""
-        for name, entries in (("flow", self.flow), ("instances", self.run_), ("unmet", self.unmet)):
+        for name, entries in self.entries.items():
             if not np.isfinite(entries["value"]).all():
                 self._violated("decision", f"array {name!r} holds what is no finite number", 1.0)
             worst = entries["value"].min(initial=0.0)
             if worst < -self.tolerance * max(1.0, entries["value"].max(initial=0.0)):
                 self._violated("non-negativity", name, -worst)
         models = np.array([self.sets["model"].index(k.model) for k in self.inst.classes])
-        self.flow["profile"] = self._profiles(models[self.flow["class"]], self.flow)
-        self.run_["profile"] = self._profiles(self.run_["model"], self.run_)
+        for name in ("flow", "startup_waits"):
+            entries = self.entries[name]
+            entries["profile"] = self._profiles(models[entries["class"]], entries)
+        for name in ("instances", "running", "starts"):
+            entries = self.entries[name]
+            entries["profile"] = self._profiles(entries["model"], entries)
+        self._only_where("starts", np.array([p.starts for p in self.inst.profiles]))
+        self._only_where("startup_waits", self.startup_s > 0)
         return not any(v.requirement in {"decision", "profile"} for v in self.result.violations)
 
     def _profiles(self, models: Any, entries: Mapping[str, Any]) -> Any:
@@ -169,14 +210,21 @@ class _Checker:
             table[self.sets["model"].index(model), self.sets["mode"].index(mode)] = index
         profile = table[models, entries["mode"]]
         depth = np.array([len(p.levels) for p in self.inst.profiles])
-        bad = (profile < 0) | (entries["level"] >= depth[profile])
+        level = entries.get("level", np.zeros(len(profile), dtype=int))
+        bad = (profile < 0) | (level >= depth[profile])
         for i in np.flatnonzero(bad)[:5]:
             model = self.sets["model"][models[i]]
-            where = (
-                f"{model} in {self.sets['mode'][entries['mode'][i]]} level {entries['level'][i]}"
-            )
+            where = f"{model} in {self.sets['mode'][entries['mode'][i]]} level {level[i]}"
             self._violated("profile", f"{where} does not exist", float(entries["value"][i]))
         return profile
+
+    def _only_where(self, name: str, profiles: Any) -> None:
+        """Refuse entries of profiles whose starts do not matter, or take no time."""
+        entries = self.entries[name]
+        for i in np.flatnonzero(~profiles[entries["profile"]])[:5]:
+            profile = self.inst.profiles[entries["profile"][i]]
+            text = f"{profile.model} in {profile.mode} has no {name}"
+            self._violated("profile", text, float(entries["value"][i]))
 
     def _violated(self, requirement: str, where: str, amount: float) -> None:
         self.result.violations.append(Violation(requirement, where, float(amount)))
@@ -200,7 +248,7 @@ class _Checker:
         if len(bad) > len(worst):
             self._violated(requirement, f"{len(bad) - len(worst)} more places", float(scaled.max()))
 
-    # -- physics of a running instance -----------------------------------------------------------
+    # -- physics of an instance ------------------------------------------------------------------
 
     def _of_level(self, entries: Mapping[str, Any], value: Any) -> Any:
         """A number of each entry's level."""
@@ -211,20 +259,44 @@ class _Checker:
                 table[p, i] = value(profile, level)
         return table[entries["profile"], entries["level"]]
 
+    def _of_profile(self, entries: Mapping[str, Any], value: Any) -> Any:
+        """A number of each entry's profile."""
+        return np.array([value(p) for p in self.inst.profiles])[entries["profile"]]
+
     def _powers(self) -> None:
+        """Powers of serving instances, energies of starting ones, and what both lean on."""
+        types = [h.name for h in self.inst.gpu_types]
+        for entries in (self.run_, self.starting):
+            entries["at"] = (entries["period"], entries["site"])
+            gpus = self._of_profile(entries, lambda p: p.gpus_per_instance)
+            entries["gpus"] = gpus * entries["value"]
+            entries["gpu_type"] = self._of_profile(entries, lambda p: types.index(p.gpu_type))
         r = self.run_
-        r["at"] = (r["period"], r["site"])
-        r["gpus"] = self._of_level(r, lambda p, _: p.gpus_per_instance) * r["value"]
+        r["seconds"] = self.duration[r["period"]]
         r["rate"] = self._of_level(r, lambda _, level: level.requests_per_s)
         power = self._of_level(r, lambda _, level: level.power_w)
-        adder = self._of_level(r, lambda p, _: p.host_adder_w or 0.0)
+        adder = self._of_profile(r, lambda p: p.host_adder_w or 0.0)
         pue = self.inst.pue[r["at"]]
         boundary = self.inst.profiles[0].power_boundary
         it, facility = energy.it_and_facility_power_w(power, boundary, pue, adder)
         r["it_w"], r["facility_w"] = it * r["value"], facility * r["value"]
-        types = [h.name for h in self.inst.gpu_types]
-        kinds = np.array([types.index(p.gpu_type) for p in self.inst.profiles])
-        r["gpu_type"] = kinds[r["profile"]]
+        r["it_kwh"] = energy.energy_kwh(r["it_w"], r["seconds"])
+        r["facility_kwh"] = energy.energy_kwh(r["facility_w"], r["seconds"])
+        self._energies_of_starts()
+
+    def _energies_of_starts(self) -> None:
+        """Energy of each start at the two boundaries; they stand to each other as powers do."""
+        st = self.starting
+        st["seconds"] = self.startup_s[st["profile"]]
+        own = self._of_profile(st, lambda p: p.startup.energy_kwh if p.startup else 0.0)
+        adder = self._of_profile(st, lambda p: p.host_adder_w or 0.0)
+        it, facility = energy.it_and_facility_power_w(
+            own,
+            self.inst.profiles[0].power_boundary,
+            self.inst.pue[st["at"]],
+            energy.energy_kwh(adder, st["seconds"]),
+        )
+        st["it_kwh"], st["facility_kwh"] = it * st["value"], facility * st["value"]
 
     # -- requirements ----------------------------------------------------------------------------
 
@@ -237,17 +309,46 @@ class _Checker:
         return out
 
     def _check_demand(self) -> None:
+        """What arrives, or was held back, is served, unmet or held back; no request too long."""
         axes = ("period", "origin", "class")
         served = self._sum(self.flow, self.flow["value"], axes)
         unmet = self._sum(self.unmet, self.unmet["value"], axes)
-        demand = self.inst.demand_requests
-        self._compare("demand", np.abs(served + unmet - demand), demand, axes)
+        stock = self._sum(self.entries["deferred"], self.entries["deferred"]["value"], axes)
+        before = np.concatenate([np.zeros_like(stock[:1]), stock[:-1]])
+        there = self.inst.demand_requests + before
+        self._compare("demand", np.abs(served + unmet + stock - there), there, axes)
         for i, k in enumerate(self.inst.classes):
             if k.unmet_price_usd is None and unmet[:, :, i].max() > self.tolerance:
                 self._violated("unmet demand is forbidden", k.name, unmet[:, :, i].sum())
+            if k.deferral_limit_s is None and stock[:, :, i].max() > self.tolerance:
+                self._violated("deferral is forbidden", k.name, stock[:, :, i].sum())
+        self._follow_cohorts(served + unmet)
+
+    def _follow_cohorts(self, left: Any) -> None:
+        """Let requests leave first in, first out, and see who waits how long.
+
+        `left` are the requests served or given up in each period. A request still there at the end
+        of a period must be allowed to wait until the next one begins; there is none after the last.
+        """
+        until = np.append(self.moments[1:], np.inf)
+        self.held_request_s = np.zeros((len(until), len(self.inst.classes)))
+        late = np.zeros_like(self.inst.demand_requests)
+        arrived, gone = np.cumsum(self.inst.demand_requests, axis=0), np.cumsum(left, axis=0)
+        for i, k in enumerate(self.inst.classes):
+            if k.deferral_limit_s is None:
+                continue
+            for t, moment in enumerate(until):
+                # Of those that arrived together, the ones who have not left yet, by origin.
+                ahead = np.maximum(arrived[: t + 1, :, i] - gone[t, :, i], 0.0)
+                cohorts = np.minimum(ahead, self.inst.demand_requests[: t + 1, :, i])
+                wait = moment - self.moments[: t + 1]
+                late[t, :, i] = cohorts[wait > k.deferral_limit_s * (1 + 1e-9)].sum(axis=0)
+                if np.isfinite(moment):
+                    self.held_request_s[t, i] = cohorts.sum() * (moment - self.moments[t])
+        self._compare("deferral limit", late, arrived, ("period", "origin", "class"))
 
     def _check_load(self) -> None:
-        """Work arriving at a level equals what its running instances serve."""
+        """Work arriving at a level equals what its instances serve, or is at most that."""
         axes = ("period", "site", "profile", "level")
         k, f, r = self.inst.classes, self.flow, self.run_
         work = np.array(
@@ -256,7 +357,11 @@ class _Checker:
         f["work"] = f["value"] * work[f["class"], f["profile"]]
         arriving = self._sum(f, f["work"], axes)
         serving = self._sum(r, r["value"] * r["rate"] * self.duration[r["period"]], axes)
-        self._compare("load equals what instances serve", np.abs(arriving - serving), serving, axes)
+        if self.inst.load_rule == "at_most":
+            self._compare("load at most what instances serve", arriving - serving, serving, axes)
+        else:
+            excess = np.abs(arriving - serving)
+            self._compare("load equals what instances serve", excess, serving, axes)
         self.arriving_work = arriving
 
     def _check_eligibility(self) -> None:
@@ -311,13 +416,28 @@ class _Checker:
         if value > limit * (1 + self.tolerance):
             self._violated(what, where, value - limit)
 
+    def _count_instances(self) -> None:
+        """Serving, running and starting instances by (period, site, profile)."""
+        axes = ("period", "site", "profile")
+        self.serving, self.number, self.started = (
+            self._sum(self.entries[name], self.entries[name]["value"], axes)
+            for name in ("instances", "running", "starts")
+        )
+
     def _check_capacity(self) -> None:
         inst, r = self.inst, self.run_
         axes = ("period", "site", "gpu_type")
-        used = self._sum(r, r["gpus"], axes)
+        holding = self.number if inst.counts_instances else self.serving  # also while starting
+        used = np.zeros(inst.gpus.shape)
+        for p, profile in enumerate(inst.profiles):
+            kind = self.sets["gpu_type"].index(profile.gpu_type)
+            used[:, :, kind] += profile.gpus_per_instance * holding[:, :, p]
         finite = np.where(np.isfinite(inst.gpus), inst.gpus, np.inf)
         self._compare("GPUs", used - finite, np.nan_to_num(finite, posinf=0.0), axes)
+        st = self.starting
         self.facility_w = self._sum(r, r["facility_w"], ("period", "site"))
+        over = self._sum(st, st["facility_kwh"], ("period", "site"))  # a mean power of the period
+        self.facility_w += over * energy.J_PER_KWH / self.duration[:, None]
         if inst.facility_power_cap_w is not None:
             cap = inst.facility_power_cap_w
             size = np.nan_to_num(cap, posinf=0.0)
@@ -331,15 +451,118 @@ class _Checker:
         ).sum(axis=3)
         self._compare("one level per group", running - 1, 1.0, ("period", "site", "profile"))
 
+    def _check_whole(self) -> None:
+        """Numbers of instances, starts and requests that must be whole, to an absolute tolerance.
+
+        Unmet and deferred requests follow from those served.
+        """
+        whole = []
+        if self.inst.instance_counts == "integer":
+            axes = ARRAYS["running"]
+            whole = [("whole instances", "running", axes), ("whole starts", "starts", axes)]
+        if self.inst.request_counts == "integer":
+            whole.append(("whole requests", "flow", ARRAYS["flow"][:-1]))
+        for requirement, name, axes in whole:
+            entries = self.entries[name]
+            number = self._sum(entries, entries["value"], axes)
+            self._compare(requirement, np.abs(number - np.round(number)), np.ones(1), axes)
+
+    def _check_running(self) -> None:
+        """Running instances serve or start, are held over blocks, and keep to what is given."""
+        inst, axes = self.inst, ("period", "site", "profile")
+        size = np.maximum(self.number, 1.0)
+        missing = self.started * self.startup_s / self.duration[:, None, None]
+        excess = np.abs(self.serving + missing - self.number)
+        self._compare("running instances serve or start", excess, size, axes)
+        excess = np.abs(self.number - self.number[self.block_start])
+        self._compare("instances held over blocks", excess, size, axes)
+        if inst.fixed_instances is not None:
+            fixed = self._by_profile(inst.fixed_instances)
+            excess = np.where(np.isfinite(fixed), np.abs(self.number - fixed), 0.0)
+            self._compare("fixed instances", excess, size, axes)
+        running = self.entries["running"]
+        for one in inst.instance_limits:
+            kept = tuple(a for a in ARRAYS["running"] if a == "period" or a in one.limit.axes)
+            total = self._sum(running, running["value"], kept)
+            limit = one.limit.over(kept, total.shape)
+            size = np.maximum(np.where(np.isfinite(limit), limit, 0.0), 1.0)
+            self._compare(f"instance limit {one.name}", total - limit, size, kept)
+
+    def _by_profile(self, given: Any) -> Any:
+        """An array whose last axes are (model, mode), with one axis of profiles for the two."""
+        models = [self.sets["model"].index(p.model) for p in self.inst.profiles]
+        modes = [self.sets["mode"].index(p.mode) for p in self.inst.profiles]
+        return given[..., models, modes]
+
+    def _check_starts(self) -> None:
+        """Starts begin blocks, make up every increase, and run for their minimum time."""
+        inst, axes, st = self.inst, ("period", "site", "profile"), self.starting
+        if inst.initial_instances is None:
+            return
+        amid = (self.block_start[st["period"]] != st["period"]) & (st["value"] > self.tolerance)
+        if amid.any():
+            self._violated("starts at the beginning of blocks", "starts", st["value"][amid].sum())
+        initial = self._by_profile(inst.initial_instances)[None]
+        before = np.concatenate([initial, self.number[:-1]])
+        starts = np.array([p.starts for p in inst.profiles])
+        excess = np.where(starts, self.number - before - self.started, 0.0)
+        size = np.maximum(np.maximum(self.number, before), 1.0)
+        self._compare("more instances need starts", excess, size, axes)
+        excess = self.started - self.number
+        self._compare("started instances run", excess, np.maximum(self.number, 1.0), axes)
+        self._compare("minimum up-time", self._young() - self.number, size, axes)
+
+    def _young(self) -> Any:
+        """Instances started less than their minimum up-time before the beginning of each period."""
+        so_far = np.concatenate([np.zeros_like(self.started[:1]), np.cumsum(self.started, axis=0)])
+        young = np.zeros_like(self.started)
+        for p, profile in enumerate(self.inst.profiles):
+            # Old enough to stop are those started at or before the end of this window.
+            old = self.moments - profile.min_up_s * (1 - 1e-9)
+            first = np.searchsorted(self.moments, old, side="right")
+            young[:, :, p] = so_far[1:, :, p] - np.take(so_far[:, :, p], first, axis=0)
+        return np.where([p.min_up_s > 0 for p in self.inst.profiles], young, 0.0)
+
+    def _check_startup_waits(self) -> None:
+        """Whoever arrives while an instance starts and finds the others full waits for it."""
+        z, f, inst = self.waits, self.flow, self.inst
+        amid = (self.block_start[z["period"]] != z["period"]) & (z["value"] > self.tolerance)
+        if amid.any():
+            self._violated("waits at the beginning of blocks", "waits", z["value"][amid].sum())
+        axes = ("period", "class", "site", "mode")
+        waiting = self._sum(z, z["value"], axes)
+        # A mode's start-up time depends on the class's model too.
+        startup = np.zeros((len(inst.classes), len(inst.modes)))
+        for k, c in enumerate(inst.classes):
+            for m, mode in enumerate(inst.modes):
+                if (c.model, mode) in self.profile_of:
+                    startup[k, m] = self.startup_s[self.profile_of[c.model, mode]]
+        here = self._sum(f, f["value"], axes)
+        part = startup[None, :, None, :] / self.duration[:, None, None, None]
+        size = np.maximum(part * here, 1.0)
+        self._compare("those who wait for a start arrive", waiting - part * here, size, axes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self.wait_share = np.clip(np.where(here > 0, waiting / here, 0.0), 0.0, 1.0)
+        work = np.array(
+            [[c.work_per_request.get(p.mode, 0.0) for p in inst.profiles] for c in inst.classes]
+        )
+        axes = ("period", "site", "profile")
+        assigned = self._sum(z, z["value"] * work[z["class"], z["profile"]], axes)
+        arriving = self._sum(f, f["work"], axes) * self.startup_s / self.duration[:, None, None]
+        most = np.array([p.levels[-1].requests_per_s for p in inst.profiles])
+        served = self.startup_s * most * (self.number - self.started)
+        size = np.maximum(arriving, 1.0)
+        self._compare("waits for starts", arriving - served - assigned, size, axes)
+
     # -- metrics ---------------------------------------------------------------------------------
 
     def _metrics(self) -> None:
         """Every metric by period and site, then along each axis and in total."""
         self.at = self._by_period_and_site()
         self.by_site = self._by_site()
-        self.unmet_by_period = self._unmet_by_period()
+        self.siteless = self._siteless()
         self.ttft = self._ttft_distributions()
-        by_period = {n: grid.sum(axis=1) for n, grid in self.at.items()} | self.unmet_by_period
+        by_period = {n: grid.sum(axis=1) for n, grid in self.at.items()} | self.siteless
         by_period["carbon_embodied_kg"] = self._embodied_kg().sum(axis=1)
         self.result.metrics = self._totals()
         self.result.metrics_by = {
@@ -361,18 +584,19 @@ class _Checker:
         by_site["carbon_total_kg"] = by_site["carbon_operational_kg"] + embodied
         return by_site
 
-    def _unmet_by_period(self) -> dict[str, Any]:
+    def _siteless(self) -> dict[str, Any]:
+        """By period, what belongs to no site."""
         prices = np.array([k.unmet_price_usd or 0.0 for k in self.inst.classes])
         value = self.unmet["value"]
         return {
             "unmet_requests": self._sum(self.unmet, value, ("period",)),
             "unmet_usd": self._sum(self.unmet, value * prices[self.unmet["class"]], ("period",)),
+            "deferral_request_s": self.held_request_s.sum(axis=1),
         }
 
     def _totals(self) -> dict[str, float | None]:
         found: dict[str, float | None] = {
-            name: float(values.sum())
-            for name, values in {**self.by_site, **self.unmet_by_period}.items()
+            name: float(values.sum()) for name, values in {**self.by_site, **self.siteless}.items()
         }
         found |= self.ttft[0]
         requests = self.by_site["requests"].sum()
@@ -381,44 +605,27 @@ class _Checker:
         return {name: found[name] for name in order}
 
     def _by_period_and_site(self) -> dict[str, Any]:
-        inst, r, f = self.inst, self.run_, self.flow
-        seconds = self.duration[r["period"]]
-        facility = energy.energy_kwh(r["facility_w"], seconds)
-        it = energy.energy_kwh(r["it_w"], seconds)
-        make_up = it * inst.wue_l_per_kwh[r["at"]]
-        evaporated, blown = water.evaporation_and_blowdown(
-            make_up, inst.cycles_of_concentration[r["site"]]
-        )
-        gpu_h = r["gpus"] * seconds / 3600
-        hourly = 0.0
-        if inst.gpu_usd_per_hour is not None:
-            hourly = inst.gpu_usd_per_hour[r["site"], r["gpu_type"]]
-        running = {
-            "energy_kwh": facility,
-            "energy_it_kwh": it,
-            "carbon_operational_kg": carbon.operational_kg(
-                facility, inst.carbon_g_per_kwh[r["at"]]
-            ),
-            "carbon_embodied_running_kg": self._embodied_of_running(seconds),
-            "water_evaporation_l": evaporated,
-            "water_blowdown_l": blown,
-            "water_grid_l": facility * inst.ewif_l_per_kwh[r["at"]],
-            "cost_energy_usd": facility * inst.price_usd_per_mwh[r["at"]] / 1000,
-            "cost_gpu_usd": gpu_h * hourly,
-            "gpu_h": gpu_h,
-        }
+        inst, st, f = self.inst, self.starting, self.flow
+        self.running, starting = self._amounts(self.run_), self._amounts(st)
         sent_gb = np.array([k.egress_bytes_per_request for k in inst.classes])[f["class"]] / 1e9
         f["ttft_s"] = self._mean_ttft()
         served = {
             "requests": f["value"],
-            "ttft_request_s": f["value"] * f["ttft_s"],
+            "ttft_warm_request_s": f["value"] * f["ttft_s"],
             "cost_egress_usd": f["value"]
             * sent_gb
             * inst.egress_usd_per_gb[f["origin"], f["site"]],
         }
-        self.running, self.served = running, served
-        at = {n: self._sum(r, v, ("period", "site")) for n, v in running.items()}
-        at |= {n: self._sum(f, v, ("period", "site")) for n, v in served.items()}
+        self.served = served
+        z = self.waits
+        z["startup_request_s"] = z["value"] * self.startup_s[z["profile"]]
+        axes = ("period", "site")
+        at = {n: self._sum(self.run_, v, axes) for n, v in self.running.items()}
+        at = {n: at[n] + self._sum(st, v, axes) for n, v in starting.items()}
+        at |= {n: self._sum(f, v, axes) for n, v in served.items()}
+        at["starts"] = self._sum(st, st["value"], axes)
+        at["ttft_startup_request_s"] = self._sum(z, z["startup_request_s"], axes)
+        at["ttft_request_s"] = at["ttft_warm_request_s"] + at["ttft_startup_request_s"]
         for custom in inst.custom_metrics:
             at[custom.name] = self._custom(custom)
         at["carbon_kg"] = at["carbon_operational_kg"] + at["carbon_embodied_running_kg"]
@@ -426,6 +633,30 @@ class _Checker:
         at["water_l"] = at["water_consumption_l"] + at["water_blowdown_l"]
         at["cost_usd"] = at["cost_energy_usd"] + at["cost_gpu_usd"] + at["cost_egress_usd"]
         return at
+
+    def _amounts(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        """What each entry of serving or starting instances takes, from energy and GPU time."""
+        inst, at, facility = self.inst, entries["at"], entries["facility_kwh"]
+        evaporated, blown = water.evaporation_and_blowdown(
+            entries["it_kwh"] * inst.wue_l_per_kwh[at],
+            inst.cycles_of_concentration[entries["site"]],
+        )
+        gpu_h = entries["gpus"] * entries["seconds"] / 3600
+        hourly = 0.0
+        if inst.gpu_usd_per_hour is not None:
+            hourly = inst.gpu_usd_per_hour[entries["site"], entries["gpu_type"]]
+        return {
+            "energy_kwh": facility,
+            "energy_it_kwh": entries["it_kwh"],
+            "carbon_operational_kg": carbon.operational_kg(facility, inst.carbon_g_per_kwh[at]),
+            "carbon_embodied_running_kg": self._embodied_of_running(entries),
+            "water_evaporation_l": evaporated,
+            "water_blowdown_l": blown,
+            "water_grid_l": facility * inst.ewif_l_per_kwh[at],
+            "cost_energy_usd": facility * inst.price_usd_per_mwh[at] / 1000,
+            "cost_gpu_usd": gpu_h * hourly,
+            "gpu_h": gpu_h,
+        }
 
     def _custom(self, custom: Any) -> Any:
         total = np.zeros(self.shape)
@@ -454,18 +685,27 @@ class _Checker:
         return network + table[f["class"], f["profile"], f["level"]]
 
     def _ttft_distributions(self) -> tuple[dict[str, float | None], dict[str, list[Any]]]:
-        """95th percentile and SLO attainment over requests and prompt lengths: total, by class."""
+        """95th percentile and SLO attainment over requests and prompt lengths: total, by class.
+
+        Of a class that waits for a start at a site and in a mode, every flow there has its share.
+        """
         inst, f = self.inst, self.flow
         axes = ("origin", "class", "site", "profile", "level")
         keys, inverse = np.unique(np.array([f[a] for a in axes]), axis=1, return_inverse=True)
-        served = np.bincount(inverse.ravel(), f["value"], keys.shape[1])
+        at = tuple(f[a] for a in ("period", "class", "site", "mode"))
+        waiting = f["value"] * (self.wait_share[at] if len(self.waits["value"]) else 0.0)
+        served = np.bincount(inverse.ravel(), f["value"] - waiting, keys.shape[1])
+        waited = np.bincount(inverse.ravel(), waiting, keys.shape[1])
         of_class: list[list[tuple[Any, Any]]] = [[] for _ in inst.classes]
-        for (o, k, s, p, level), amount in zip(keys.T, served, strict=True):
+        for (o, k, s, p, level), amount, late in zip(keys.T, served, waited, strict=True):
             lengths, profile = inst.classes[k].prompt_tokens, inst.profiles[p]
             curve = profile.levels[level].prefill_s
             prefill = np.interp(lengths.values, profile.prefill_tokens, curve)
             ttft = inst.rtt_s[o, s] + inst.last_mile_s[o] + prefill
             of_class[k].append((ttft, amount * np.array(lengths.probabilities)))
+            if late > 0:
+                waits = ttft + self.startup_s[p]
+                of_class[k].append((waits, late * np.array(lengths.probabilities)))
         limits = [np.inf if k.ttft_limit_s is None else k.ttft_limit_s for k in inst.classes]
         every = [pair for pairs in of_class for pair in pairs]
         kept = [_kept(pairs, limit) for pairs, limit in zip(of_class, limits, strict=True)]
@@ -486,10 +726,10 @@ class _Checker:
             [carbon.embodied_kg(h.embodied_kg, h.lifetime_s, 1, 1) for h in self.inst.gpu_types]
         )
 
-    def _embodied_of_running(self, seconds: Any) -> Any:
+    def _embodied_of_running(self, entries: Mapping[str, Any]) -> Any:
         if self.inst.embodied_charge == "installed":
-            return np.zeros(len(seconds))
-        return self._embodied_rate()[self.run_["gpu_type"]] * self.run_["gpus"] * seconds
+            return np.zeros(len(entries["value"]))
+        return self._embodied_rate()[entries["gpu_type"]] * entries["gpus"] * entries["seconds"]
 
     def _embodied_kg(self) -> Any:
         """Embodied carbon by period and site, of running or of installed GPUs.
@@ -504,9 +744,10 @@ class _Checker:
     def _by_class(self) -> dict[str, Any]:
         """Class totals: shared instances are charged by share of work, egress directly.
 
-        Instances that stand idle belong to no class, so classes may add up to less than the total.
+        Instances that stand idle or start belong to no class, so classes may add up to less than
+        the total.
         """
-        inst, f, r = self.inst, self.flow, self.run_
+        inst, f, r, z = self.inst, self.flow, self.run_, self.waits
         at = tuple(f[a] for a in ("period", "site", "profile", "level"))
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(f["work"] > 0, f["work"] / self.arriving_work[at], 0.0)
@@ -514,6 +755,9 @@ class _Checker:
         grids = {n: self._sum(r, v, axes)[at] * share for n, v in self.running.items()}
         grids |= self.served
         total = {n: self._sum(f, v, ("class",)) for n, v in grids.items()}
+        total["ttft_startup_request_s"] = self._sum(z, z["startup_request_s"], ("class",))
+        total["ttft_request_s"] = total["ttft_warm_request_s"] + total["ttft_startup_request_s"]
+        total["deferral_request_s"] = self.held_request_s.sum(axis=0)
         total["carbon_kg"] = total["carbon_operational_kg"] + total["carbon_embodied_running_kg"]
         total["water_consumption_l"] = total["water_evaporation_l"] + total["water_grid_l"]
         total["water_l"] = total["water_consumption_l"] + total["water_blowdown_l"]
@@ -553,13 +797,13 @@ class _Checker:
             self._compare(f"budget {budget.name}", value - limit, size, named)
 
     def _over_absolute(self, metric: str) -> float:
-        grid = self.at.get(metric, self.unmet_by_period.get(metric, np.ones(1)))
+        grid = self.at.get(metric, self.siteless.get(metric, np.ones(1)))
         return float(np.abs(grid).sum())
 
     def _over(self, metric: str, axes: tuple[str, ...]) -> Any:
         """A metric over a subset of period and site."""
-        if metric in self.unmet_by_period:
-            by_period = self.unmet_by_period[metric]
+        if metric in self.siteless:
+            by_period = self.siteless[metric]
             return by_period if "period" in axes else by_period.sum()
         if "period" not in axes:
             by_site = self.by_site[metric]
@@ -587,9 +831,7 @@ class _Checker:
 
         Power is interpolated between measured levels; below the lowest one the lowest is charged.
         """
-        r = self.run_
-        axes = ("period", "site", "profile")
-        running = self._sum(r, r["value"], axes)
+        running = self.serving
         work = self.arriving_work.sum(axis=3)
         t, s, p = np.nonzero(running)
         load = work[t, s, p] / (running[t, s, p] * self.duration[t])
@@ -603,7 +845,7 @@ class _Checker:
         boundary = self.inst.profiles[0].power_boundary
         _, facility = energy.it_and_facility_power_w(power, boundary, self.inst.pue[t, s], adder)
         even = float(energy.energy_kwh(facility * running[t, s, p], self.duration[t]).sum())
-        plan = self.result.metrics["energy_kwh"] or 0.0
+        plan = float(self.running["energy_kwh"].sum())
         self.result.notes["even_balance"] = {
             "energy_kwh": even,
             "difference_kwh": even - plan,

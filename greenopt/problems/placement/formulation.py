@@ -6,31 +6,41 @@ groups, objective terms and budgets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from greenopt.labelled import FloatArray, IntArray, LabelledArray
-from greenopt.model import Block, Builder, Model, StageObjective
+from greenopt.model import Block, Builder, Directions, Model, StageObjective
 from greenopt.physics import carbon, energy, kv_cache, latency, water
 from greenopt.problems.placement.instance import (
     FLOW_AXES,
+    RUNNING_AXES,
+    InstanceLimit,
     PlacementInstance,
     Profile,
     RequestClass,
     Statistic,
     Term,
 )
-from greenopt.problems.placement.metrics import METRICS, SITELESS, leaves
+from greenopt.problems.placement.metrics import METRICS, leaves
 
 SLACK = 1e-9
 """Relative slack of latency and memory limits, so that equality in the data counts."""
 
 ROW_UNITS = {
     "demand": "request",
+    "deadline": "request",
+    "whole": "request",
+    "running": "instance",
+    "start": "instance",
+    "min_up": "instance",
+    "startup_share": "request",
+    "startup_wait": "reference request",
     "gpus": "GPU",
     "power_cap": "W",
     "peak": "kW",
@@ -90,13 +100,13 @@ class Service:
         return int(np.flatnonzero(self.group == group)[0])
 
 
-def services(inst: PlacementInstance) -> list[Service]:
-    """Eligibility and level groups of every profile."""
+def services(inst: PlacementInstance, everywhere: bool = False) -> list[Service]:
+    """Eligibility and level groups of every profile; `everywhere` as if no site were without GPUs."""
     gpu_type = {name: i for i, name in enumerate(inst.sets["gpu_type"])}
     mode = {name: i for i, name in enumerate(inst.modes)}
     result = []
     for index, profile in enumerate(inst.profiles):
-        holds = inst.gpus[:, :, gpu_type[profile.gpu_type]].max(axis=0) > 0
+        holds = everywhere | (inst.gpus[:, :, gpu_type[profile.gpu_type]].max(axis=0) > 0)
         classes = np.array([i for i, k in enumerate(inst.classes) if k.model == profile.model], int)
         eligible = np.array(
             [
@@ -158,6 +168,44 @@ def _groups(profile: Profile, offered: Any) -> IntArray:
     return np.array([known.setdefault(key, len(known)) for key in keys], dtype=np.int64)
 
 
+def stock_limits(inst: PlacementInstance) -> FloatArray:
+    """Requests that may still be held back after each period, by (period, origin, class)."""
+    begin = inst.periods.begin_s
+    limits = np.zeros(inst.demand_requests.shape)
+    for index, k in enumerate(inst.classes):
+        if k.deferral_limit_s is not None:
+            wait = begin[1:, None] - begin[None, :-1]  # until the next period, by period of arrival
+            may = (wait >= 0) & (wait <= k.deferral_limit_s * (1 + SLACK))
+            arrived = np.tril(np.ones_like(wait, dtype=bool))
+            limits[:-1, :, index] = (may & arrived) @ inst.demand_requests[:-1, :, index]
+    return limits
+
+
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """What one unit of each column of a block uses.
+
+    Attributes
+    ----------
+    block : Block
+        The columns.
+    period, site, service : ndarray of int
+        Of each column.
+    it_kwh, facility_kwh : ndarray
+        Energies.
+    held_s : ndarray
+        Time an instance's GPUs are held for.
+    """
+
+    block: Block
+    period: IntArray
+    site: IntArray
+    service: IntArray
+    it_kwh: Any
+    facility_kwh: Any
+    held_s: Any
+
+
 class Formulation:
     """The model of one instance, with what is needed to read its solution back.
 
@@ -168,6 +216,8 @@ class Formulation:
     ----------
     instance : PlacementInstance
         What to formulate.
+    everywhere : bool
+        Give every site the columns of every profile, also where it has no GPUs.
 
     Attributes
     ----------
@@ -177,11 +227,18 @@ class Formulation:
 
     elastic_rows = (("budget",), ("demand", "budget"))
 
-    def __init__(self, instance: PlacementInstance) -> None:
+    def __init__(self, instance: PlacementInstance, everywhere: bool = False) -> None:
         self.instance = instance
-        self.services = services(instance)
+        self.services = services(instance, everywhere)
         self.duration_s = np.array(instance.periods.duration_s)
+        self._block_begin = np.cumsum([0, *instance.blocks[:-1]])  # first period of each block
+        self._block = np.repeat(np.arange(len(instance.blocks)), instance.blocks)
+        self._stock_limit = stock_limits(instance)
+        carried = np.concatenate([np.zeros_like(self._stock_limit[:1]), self._stock_limit[:-1]])
+        self._servable = instance.demand_requests + carried  # requests a period may serve
         labels = dict(instance.sets)
+        labels["block"] = tuple(str(b) for b in range(len(instance.blocks)))
+        labels["limit"] = tuple(limit.name for limit in instance.instance_limits)
         labels["group"] = tuple(str(g) for g in range(max(s.n_groups for s in self.services)))
         labels["stage"] = tuple(str(i) for i in range(len(instance.objective)))
         labels["term"] = tuple(
@@ -191,6 +248,11 @@ class Formulation:
         self._builder = Builder(instance.name, labels)
         self._flow, self._flow_service = self._add_flow()
         self._run, self._run_service, self._run_upper = self._add_instances()
+        if instance.counts_instances:
+            self._add_running()
+            self._add_starts()
+        self._add_deferred()
+        self._add_whole_flow()
         self._add_unmet()
         self._add_peak()
         self._maxima = self._add_site_max()
@@ -225,7 +287,9 @@ class Formulation:
         order = np.argsort(t, kind="stable")
         t, o, k, s, m, g, p = (column[order] for column in (t, o, k, s, m, g, p))
         codes = {"period": t, "origin": o, "class": k, "site": s, "mode": m, "group": g}
-        return self._builder.add_columns("flow", codes, 0, 2 * inst.demand_requests[t, o, k]), p
+        single = np.array([service.n_groups == 1 for service in self.services])
+        whole = (inst.request_counts == "integer") & single[p]
+        return self._builder.add_columns("flow", codes, 0, 2 * self._servable[t, o, k], whole), p
 
     def _add_instances(self) -> tuple[Block, IntArray, FloatArray]:
         inst = self.instance
@@ -243,22 +307,120 @@ class Formulation:
             fixed = (sets["model"].index(profile.model), sets["mode"].index(profile.mode))
             n, m, p = (np.full(len(t), v) for v in (*fixed, service.index))
             parts.append([t, s, n, m, level, p, self._most_instances(service, t, s, level)])
-        joined: list[Any] = [np.concatenate(c) for c in zip(*parts, strict=True)]
-        order = np.argsort(joined[0], kind="stable")
-        t, s, n, m, level, p, upper = (column[order] for column in joined)
+        t, s, n, m, level, p, upper = _joined_in_order(parts)
         codes = {"period": t, "site": s, "model": n, "mode": m, "level": level}
-        return self._builder.add_columns("instances", codes, 0, 2 * upper), p, upper
+        single = np.array([_n(service.profile) == 1 for service in self.services])
+        whole = (inst.instance_counts == "integer") & single[p] & (self._startup_s[p] == 0)
+        return self._builder.add_columns("instances", codes, 0, 2 * upper, whole), p, upper
 
     def _most_instances(self, service: Service, t: Any, s: Any, level: Any) -> Any:
         """GPUs allow so many, and demand needs no more."""
         inst, profile = self.instance, service.profile
         h = inst.sets["gpu_type"].index(profile.gpu_type)
+        by_gpus = inst.gpus[t, s, h] / profile.gpus_per_instance
+        if inst.load_rule == "at_most":
+            return by_gpus
         work = np.array([inst.classes[k].work_per_request[profile.mode] for k in service.classes])
-        needed = inst.demand_requests[:, :, service.classes].sum(axis=1) @ work
+        needed = self._servable[:, :, service.classes].sum(axis=1) @ work
         served = self.duration_s[t] * self._rate(service)[level]
         with np.errstate(divide="ignore", invalid="ignore"):
             by_demand = np.where(served > 0, needed[t] / served, np.inf)
-        return np.minimum(inst.gpus[t, s, h] / profile.gpus_per_instance, by_demand)
+        return np.minimum(by_gpus, by_demand)
+
+    def _add_running(self) -> None:
+        """Number of running instances, held over blocks of periods."""
+        inst, sets = self.instance, self.instance.sets
+        parts: list[list[Any]] = []
+        for service in self.services:
+            profile = service.profile
+            h = sets["gpu_type"].index(profile.gpu_type)
+            fewest = np.minimum.reduceat(inst.gpus[:, :, h], self._block_begin, axis=0)
+            b, s = (
+                axis.ravel()
+                for axis in np.meshgrid(
+                    np.arange(len(fewest)), np.flatnonzero(service.holds), indexing="ij"
+                )
+            )
+            fixed = (sets["model"].index(profile.model), sets["mode"].index(profile.mode))
+            n, m, p = (np.full(len(b), v) for v in (*fixed, service.index))
+            parts.append([b, s, n, m, p, fewest[b, s] / profile.gpus_per_instance])
+        b, s, n, m, p, most = _joined_in_order(parts)
+        whole = inst.instance_counts == "integer"
+        self._running_most = most
+        lower, upper = np.zeros(len(b)), 2 * (np.floor(most) if whole else most)
+        if inst.fixed_instances is not None:
+            given = inst.fixed_instances[self._block_begin[b], s, n, m]
+            self._running_given = np.isfinite(given)
+            lower = np.where(self._running_given, given, lower)
+            upper = np.where(self._running_given, given, upper)
+        codes = {"block": b, "site": s, "model": n, "mode": m}
+        self._running = self._builder.add_columns("running", codes, lower, upper, whole)
+        self._running_service = p
+        self._running_at = np.full((len(inst.blocks), len(inst.sites), len(self.services)), -1)
+        self._running_at[b, s, p] = np.arange(len(b))
+
+    def _add_starts(self) -> None:
+        """Instances started in each block, and requests that wait for them."""
+        inst, r = self.instance, self._running
+        starting = np.array([service.profile.starts for service in self.services])
+        here = np.flatnonzero(starting[self._running_service])
+        if not here.size:
+            return
+        codes = {axis: c[here] for axis, c in r.codes.items()}
+        whole = inst.instance_counts == "integer"
+        most = np.floor(self._running_most[here]) if whole else self._running_most[here]
+        self._starts = self._builder.add_columns("starts", codes, 0, 2 * most, whole)
+        self._start_running = here  # position of the running column of each start
+        self._start_service = self._running_service[here]
+        self._starts_at = np.full(self._running_at.shape, -1)
+        self._starts_at[codes["block"], codes["site"], self._start_service] = np.arange(len(here))
+        self._add_startup_waits()
+
+    def _add_startup_waits(self) -> None:
+        modes = {name: i for i, name in enumerate(self.instance.modes)}
+        parts: list[list[Any]] = []
+        for service in self.services:
+            if self._startup_s[service.index]:
+                grid = np.meshgrid(
+                    np.arange(len(self._block_begin)), service.classes,
+                    np.flatnonzero(service.holds), indexing="ij",
+                )  # fmt: skip
+                b, k, s = (axis.ravel() for axis in grid)
+                m, p = (np.full(len(b), v) for v in (modes[service.profile.mode], service.index))
+                parts.append([b, k, s, m, p])
+        if not parts:
+            return
+        b, k, s, m, self._wait_service = _joined_in_order(parts)
+        upper = 2 * self._servable.sum(axis=1)[self._block_begin[b], k]
+        codes = {"block": b, "class": k, "site": s, "mode": m}
+        self._waits = self._builder.add_columns("startup_waits", codes, 0, upper)
+
+    def _add_deferred(self) -> None:
+        """Stock of requests held back at the end of each period but the last."""
+        inst = self.instance
+        classes = [i for i, k in enumerate(inst.classes) if k.deferral_limit_s is not None]
+        periods = np.arange(len(self.duration_s) - 1)
+        if not classes or not periods.size:
+            return
+        grid = np.meshgrid(periods, np.arange(len(inst.origins)), classes, indexing="ij")
+        t, o, k = (axis.ravel() for axis in grid)
+        codes = {"period": t, "origin": o, "class": k}
+        self._builder.add_columns("deferred", codes, 0, 2 * self._stock_limit[t, o, k])
+
+    def _add_whole_flow(self) -> None:
+        """A whole number for flows that are spread over several level groups."""
+        if self.instance.request_counts != "integer":
+            return
+        several = np.array([service.n_groups > 1 for service in self.services])
+        self._spread = np.flatnonzero(several[self._flow_service])
+        if not self._spread.size:
+            return
+        c = [self._flow.codes[axis][self._spread] for axis in FLOW_AXES]
+        sets = [len(self._builder.labels[axis]) for axis in FLOW_AXES]
+        keys, self._whole_of_spread = np.unique(np.ravel_multi_index(c, sets), return_inverse=True)
+        codes = dict(zip(FLOW_AXES, np.unravel_index(keys, sets), strict=True))
+        upper = 2 * self._servable[codes["period"], codes["origin"], codes["class"]]
+        self._builder.add_columns("whole_flow", codes, 0, upper, integer=True)
 
     def _add_unmet(self) -> None:
         inst = self.instance
@@ -270,7 +432,7 @@ class Formulation:
         )
         t, o, k = (axis.ravel() for axis in grid)
         codes = {"period": t, "origin": o, "class": k}
-        self._builder.add_columns("unmet", codes, 0, 2 * inst.demand_requests[t, o, k])
+        self._builder.add_columns("unmet", codes, 0, 2 * self._servable[t, o, k])
 
     def _add_peak(self) -> None:
         if self.instance.demand_charge_usd_per_kw is None:
@@ -280,6 +442,11 @@ class Formulation:
         watts = self._facility_w
         drawn = np.multiply(watts, self._run_upper, out=np.zeros(len(watts)), where=watts > 0)
         by_period = np.bincount(t * n_sites + s, drawn / 1000, len(self.duration_s) * n_sites)
+        if "starts" in self._builder.columns:
+            use = self._start_use
+            most = self._running_most[self._start_running]
+            cell = use.period * n_sites + use.site
+            by_period += np.bincount(cell, self._start_w * most / 1000, len(by_period))
         upper = by_period.reshape(-1, n_sites).max(axis=0)
         self._builder.add_columns("peak_kw", {"site": np.arange(n_sites)}, 0, 2 * upper)
 
@@ -309,15 +476,15 @@ class Formulation:
 
     def _scopes(self) -> tuple[IntArray, IntArray]:
         """Site and period of every column, -1 where it has none."""
-
-        def codes(axis: str) -> IntArray:
-            parts = [
-                block.codes.get(axis, np.full(block.size, -1))
-                for block in self._builder.columns.values()
-            ]
-            return np.concatenate(parts)
-
-        return codes("site"), codes("period")
+        blocks = self._builder.columns.values()
+        site = [b.codes.get("site", np.full(b.size, -1)) for b in blocks]
+        period = [
+            self._block_begin[b.codes["block"]]
+            if "block" in b.codes
+            else b.codes.get("period", np.full(b.size, -1))
+            for b in blocks
+        ]
+        return np.concatenate(site), np.concatenate(period)
 
     # -- physics per column --------------------------------------------------------------------
 
@@ -339,16 +506,45 @@ class Formulation:
         return table[self._run_service, self._run.codes["level"]]
 
     @cached_property
-    def _it_and_facility_w(self) -> tuple[Any, Any]:
+    def _run_use(self) -> _Use:
+        """What an instance at a level uses in its period."""
         boundary = self.instance.profiles[0].power_boundary
         power = self._per_level(lambda _, level: level.power_w)
         adder = self._per_run(lambda service: service.profile.host_adder_w or 0.0)
-        pue = self.instance.pue[self._run.codes["period"], self._run.codes["site"]]
-        return energy.it_and_facility_power_w(power, boundary, pue, adder)
+        t, s = self._run.codes["period"], self._run.codes["site"]
+        watts = energy.it_and_facility_power_w(power, boundary, self.instance.pue[t, s], adder)
+        it, facility = (energy.energy_kwh(w, self._run_duration_s) for w in watts)
+        return _Use(self._run, t, s, self._run_service, it, facility, self._run_duration_s)
+
+    @cached_property
+    def _start_use(self) -> _Use:
+        """What a start uses, in the first period of its block."""
+        p, boundary = self._start_service, self.instance.profiles[0].power_boundary
+        startups = [service.profile.startup for service in self.services]
+        kwh = np.array([startup.energy_kwh if startup else 0.0 for startup in startups])[p]
+        seconds = self._startup_s[p]
+        hosts = np.array([service.profile.host_adder_w or 0.0 for service in self.services])[p]
+        t, s = self._block_begin[self._starts.codes["block"]], self._starts.codes["site"]
+        it, facility = energy.it_and_facility_power_w(
+            kwh, boundary, self.instance.pue[t, s], energy.energy_kwh(hosts, seconds)
+        )  # energies convert as powers do
+        return _Use(self._starts, t, s, p, it, facility, seconds)
 
     @property
+    def _uses(self) -> list[_Use]:
+        """Every block of columns that uses energy and GPUs."""
+        return [self._run_use, *([self._start_use] if "starts" in self._builder.columns else [])]
+
+    @cached_property
     def _facility_w(self) -> Any:
-        return self._it_and_facility_w[1]
+        """Facility power of an instance at a level."""
+        return self._run_use.facility_kwh * energy.J_PER_KWH / self._run_duration_s
+
+    @cached_property
+    def _start_w(self) -> Any:
+        """Facility power of a start, as a mean over its period."""
+        use = self._start_use
+        return use.facility_kwh * energy.J_PER_KWH / self.duration_s[use.period]
 
     @cached_property
     def _run_duration_s(self) -> FloatArray:
@@ -360,8 +556,21 @@ class Formulation:
         return self._run_duration_s * self._per_level(lambda _, level: level.requests_per_s)
 
     @cached_property
-    def _run_gpus(self) -> FloatArray:
-        return self._per_run(lambda service: service.profile.gpus_per_instance)
+    def _gpu_type(self) -> IntArray:
+        """Position of each service's GPU type."""
+        types = self.instance.sets["gpu_type"]
+        return np.array([types.index(service.profile.gpu_type) for service in self.services])
+
+    @cached_property
+    def _gpus(self) -> FloatArray:
+        """GPUs of an instance of each service."""
+        return np.array([service.profile.gpus_per_instance for service in self.services])
+
+    @cached_property
+    def _startup_s(self) -> FloatArray:
+        """Time an instance of each service takes to start, 0 without a startup."""
+        startups = [service.profile.startup for service in self.services]
+        return np.array([startup.time_s if startup else 0.0 for startup in startups])
 
     def _leaf(self, name: str) -> Coefficients:
         """Coefficients of an additive metric that is no sum."""
@@ -369,61 +578,64 @@ class Formulation:
         custom = {metric.name: metric for metric in inst.custom_metrics}
         if name in custom:
             return self._custom(custom[name])
-        if name in {"ttft_request_s", "ttft_mean_s"}:
-            whole = 1.0 if name == "ttft_request_s" else 1.0 / inst.demand_requests.sum()
-            return {"flow": self._ttft_s * whole}
+        if name == "ttft_warm_request_s":
+            return {"flow": self._ttft_s}
+        if name == "ttft_startup_request_s":
+            if not self._has("startup_waits"):
+                return {}
+            return {"startup_waits": self._startup_s[self._wait_service]}
+        if name == "deferral_request_s":
+            begin = inst.periods.begin_s
+            stock = self._builder.columns.get("deferred")
+            return {"deferred": np.diff(begin)[stock.codes["period"]]} if stock else {}
+        if name == "starts":
+            return {"starts": np.ones(self._starts.size)} if self._has("starts") else {}
         if name == "cost_egress_usd":
             sent = np.array([k.egress_bytes_per_request for k in inst.classes]) / 1e9
             f = self._flow.codes
             return {"flow": sent[f["class"]] * inst.egress_usd_per_gb[f["origin"], f["site"]]}
         if name == "requests":
             return {"flow": np.ones(self._flow.size)}
-        if name in SITELESS:
+        if name in {"unmet_requests", "unmet_usd"}:
             return self._unmet_coefficients(name)
         if name == "cost_demand_usd":
             charge = inst.demand_charge_usd_per_kw
             return {} if charge is None else {"peak_kw": np.asarray(charge)}
-        return {"instances": self._per_instance(name)}
+        return {use.block.name: self._of_use(name, use) for use in self._uses}
 
-    def _per_instance(self, name: str) -> Any:
-        """Coefficient of one running instance in a period."""
-        inst = self.instance
-        t, s = self._run.codes["period"], self._run.codes["site"]
-        if name == "gpu_h":
-            return self._run_gpus * self._run_duration_s / energy.S_PER_H
-        if name == "cost_gpu_usd":
-            if inst.gpu_usd_per_hour is None:
-                return np.zeros(self._run.size)
-            return self._per_instance("gpu_h") * inst.gpu_usd_per_hour[s, self._run_gpu_type]
-        if name == "carbon_embodied_running_kg":
-            return self._embodied_kg()
-        it, facility = (energy.energy_kwh(w, self._run_duration_s) for w in self._it_and_facility_w)
+    def _has(self, block: str) -> bool:
+        return block in self._builder.columns
+
+    def _of_use(self, name: str, use: _Use) -> Any:
+        """Coefficient of a metric of energy or GPU time for each column of a use."""
+        inst, t, s = self.instance, use.period, use.site
+        gpus, h = self._gpus[use.service], self._gpu_type[use.service]
         if name == "energy_kwh":
-            return facility
+            return use.facility_kwh
         if name == "energy_it_kwh":
-            return it
+            return use.it_kwh
         if name == "carbon_operational_kg":
-            return carbon.operational_kg(facility, inst.carbon_g_per_kwh[t, s])
+            return carbon.operational_kg(use.facility_kwh, inst.carbon_g_per_kwh[t, s])
         if name == "cost_energy_usd":
-            return facility * inst.price_usd_per_mwh[t, s] / 1000
+            return use.facility_kwh * inst.price_usd_per_mwh[t, s] / 1000
         if name == "water_grid_l":
-            return facility * inst.ewif_l_per_kwh[t, s]
+            return use.facility_kwh * inst.ewif_l_per_kwh[t, s]
+        if name == "gpu_h":
+            return gpus * use.held_s / energy.S_PER_H
+        if name == "cost_gpu_usd":
+            hourly = inst.gpu_usd_per_hour
+            return gpus * use.held_s / energy.S_PER_H * (0.0 if hourly is None else hourly[s, h])
+        if name == "carbon_embodied_running_kg":
+            kg, life = (
+                np.array([getattr(gpu, field) for gpu in inst.gpu_types])[h]
+                for field in ("embodied_kg", "lifetime_s")
+            )
+            charged = inst.embodied_charge == "running"
+            return charged * carbon.embodied_kg(kg, life, gpus, use.held_s)
         evaporation, blowdown = water.evaporation_and_blowdown(
-            it * inst.wue_l_per_kwh[t, s], inst.cycles_of_concentration[s]
+            use.it_kwh * inst.wue_l_per_kwh[t, s], inst.cycles_of_concentration[s]
         )
         return {"water_evaporation_l": evaporation, "water_blowdown_l": blowdown}[name]
-
-    @cached_property
-    def _run_gpu_type(self) -> IntArray:
-        types = self.instance.sets["gpu_type"]
-        return np.array([types.index(s.profile.gpu_type) for s in self.services])[self._run_service]
-
-    def _embodied_kg(self) -> Any:
-        if self.instance.embodied_charge == "installed":
-            return np.zeros(self._run.size)
-        kg = np.array([gpu.embodied_kg for gpu in self.instance.gpu_types])[self._run_gpu_type]
-        life = np.array([gpu.lifetime_s for gpu in self.instance.gpu_types])[self._run_gpu_type]
-        return carbon.embodied_kg(kg, life, self._run_gpus, self._run_duration_s)
 
     def _unmet_coefficients(self, name: str) -> Coefficients:
         if "unmet" not in self._builder.columns:
@@ -461,7 +673,10 @@ class Formulation:
 
     def _vector(self, metric: str) -> FloatArray:
         """Coefficients of a metric over every column so far."""
-        vector = np.zeros(self._builder.n_columns)
+        if metric == "ttft_mean_s":
+            mean: FloatArray = self._vector("ttft_request_s") / self.instance.demand_requests.sum()
+            return mean
+        vector: FloatArray = np.zeros(self._builder.n_columns)
         for leaf in leaves(metric):
             for name, values in self._leaf(leaf).items():
                 vector[self._builder.columns[name].slice] += values
@@ -472,6 +687,12 @@ class Formulation:
     def _add_rows(self) -> None:
         self._add_demand()
         self._add_load()
+        self._add_whole()
+        if self.instance.counts_instances:
+            self._add_running_rows()
+            self._add_instance_limits()
+        if self._has("starts"):
+            self._add_start_rows()
         self._add_gpus()
         self._add_power()
         self._add_budgets()
@@ -485,11 +706,25 @@ class Formulation:
             zip(("period", "origin", "class"), np.indices(demand.shape).reshape(3, -1), strict=True)
         )
         rows = self._builder.add_rows("demand", codes, demand.ravel(), demand.ravel())
-        for name in ("flow", "unmet"):
+        for name in ("flow", "unmet", "deferred"):
             if block := self._builder.columns.get(name):
                 c = block.codes
                 at = np.ravel_multi_index((c["period"], c["origin"], c["class"]), demand.shape)
                 self._builder.add_entries(rows.start + at, _positions(block), 1.0)
+        if stock := self._builder.columns.get("deferred"):  # what is held back arrives later
+            c = stock.codes
+            at = np.ravel_multi_index((c["period"] + 1, c["origin"], c["class"]), demand.shape)
+            self._builder.add_entries(rows.start + at, _positions(stock), -1.0)
+            limit = self._stock_limit[c["period"], c["origin"], c["class"]]
+            rows = self._builder.add_rows("deadline", c, -np.inf, limit)
+            self._builder.add_entries(_positions(rows), _positions(stock), 1.0)
+
+    def _add_whole(self) -> None:
+        if whole := self._builder.columns.get("whole_flow"):
+            rows = self._builder.add_rows("whole", whole.codes, 0, 0)
+            at = rows.start + self._whole_of_spread
+            self._builder.add_entries(at, self._flow.start + self._spread, 1.0)
+            self._builder.add_entries(_positions(rows), _positions(whole), -1.0)
 
     def _add_load(self) -> None:
         """Work of the flow of a group equals what its running instances serve."""
@@ -514,24 +749,157 @@ class Formulation:
         n = np.array([models.index(profile.model) for profile in inst.profiles])[p]
         m = np.array([modes.index(profile.mode) for profile in inst.profiles])[p]
         codes = {"period": t, "site": s, "model": n, "mode": m, "group": g}
-        rows = self._builder.add_rows("load", codes, 0, 0)
+        least = 0 if inst.load_rule == "exact" else -np.inf
+        rows = self._builder.add_rows("load", codes, least, 0)
         flow_key = np.ravel_multi_index(
             (flow.codes["period"], flow.codes["site"], self._flow_service, flow.codes["group"]),
             sets,
         )
-        work = np.array(
-            [[k.work_per_request.get(q.mode, 0.0) for q in inst.profiles] for k in inst.classes]
-        )
         self._builder.add_entries(
             rows.start + np.searchsorted(keys, flow_key),
             _positions(flow),
-            work[flow.codes["class"], self._flow_service],
+            self._work[flow.codes["class"], self._flow_service],
         )
         self._builder.add_entries(rows.start + run_row, _positions(run), -self._served_per_run)
         self._load_row_of_run = run_row
 
+    def _cells(self) -> tuple[Any, IntArray, IntArray]:
+        """Codes of each (period, site, profile), its position in a grid, and that of every run."""
+        c = self._run.codes
+        shape = (len(self.duration_s), len(self.instance.sites), len(self.services))
+        key = np.ravel_multi_index((c["period"], c["site"], self._run_service), shape)
+        keys, first, row = np.unique(key, return_index=True, return_inverse=True)
+        return {axis: c[axis][first] for axis in RUNNING_AXES}, keys, row
+
+    def _add_running_rows(self) -> None:
+        """Instances serving at levels, and those that start, are those that run."""
+        codes, keys, row = self._cells()
+        rows = self._builder.add_rows("running", codes, 0, 0)
+        self._builder.add_entries(rows.start + row, _positions(self._run), 1.0)
+        shape = (len(self.duration_s), len(self.instance.sites), len(self.services))
+        t, s, p = np.unravel_index(keys, shape)
+        held = self._running.start + self._running_at[self._block[t], s, p]
+        self._builder.add_entries(_positions(rows), held, -1.0)
+        if self._has("starts"):
+            at = self._starts_at[self._block[t], s, p]
+            begins = (self._block_begin[self._block[t]] == t) & (at >= 0)
+            missing = self._start_use.held_s[at] / self.duration_s[t]
+            self._builder.add_entries(
+                _positions(rows)[begins], self._starts.start + at[begins], missing[begins]
+            )
+
+    def _add_instance_limits(self) -> None:
+        entries = [
+            (i, *self._limit_rows(own)) for i, own in enumerate(self.instance.instance_limits)
+        ]
+        if not entries:
+            return
+        codes = {
+            "limit": np.concatenate([np.full(len(e[1]), e[0]) for e in entries]),
+            "block": np.concatenate([e[2] for e in entries]),
+            **{
+                axis: np.concatenate([e[3][axis] for e in entries])
+                for axis in ("site", "model", "mode")
+            },
+        }
+        upper = np.concatenate([e[1] for e in entries])
+        rows = self._builder.add_rows("instance_limit", codes, -np.inf, upper)
+        start = rows.start
+        for _, limit, _, _, row in entries:
+            kept = row >= 0
+            self._builder.add_entries(start + row[kept], _positions(self._running)[kept], 1.0)
+            start += len(limit)
+
+    def _limit_rows(self, own: InstanceLimit) -> tuple[Any, ...]:
+        """Right-hand sides, blocks and places of a limit's rows, and the row of each `running`."""
+        sets, c = self.instance.sets, self._running.codes
+        named = [axis for axis in ("site", "model", "mode") if axis in own.limit.axes]
+        n_periods = len(self.duration_s) if "period" in own.limit.axes else 1
+        grid = own.limit.over(("period", *named), (n_periods, *(len(sets[a]) for a in named)))
+        grid = np.broadcast_to(grid, (len(self.duration_s), *grid.shape[1:]))
+        grid = np.minimum.reduceat(grid, self._block_begin, axis=0)
+        place = np.ravel_multi_index((c["block"], *(c[a] for a in named)), grid.shape)
+        limited = np.isfinite(grid.ravel()[place])
+        cells, inverse = np.unique(place[limited], return_inverse=True)
+        row = np.full(len(place), -1)
+        row[limited] = inverse
+        block, *at = np.unravel_index(cells, grid.shape)
+        everywhere = np.full(len(cells), -1)
+        places = {a: everywhere for a in ("site", "model", "mode")}
+        places |= dict(zip(named, at, strict=True))
+        return grid.ravel()[cells], block, places, row
+
+    def _add_start_rows(self) -> None:
+        """Starts cover the increase, and stay up for a time."""
+        inst, starts, c = self.instance, self._starts, self._starts.codes
+        running = self._running.start + self._start_running
+        first = c["block"] == 0
+        initial = np.asarray(inst.initial_instances)[c["site"], c["model"], c["mode"]]
+        rows = self._builder.add_rows("start", c, -np.inf, np.where(first, initial, 0.0))
+        self._builder.add_entries(_positions(rows), running, 1.0)
+        self._builder.add_entries(_positions(rows), _positions(starts), -1.0)
+        before = self._running_at[c["block"] - 1, c["site"], self._start_service]
+        self._builder.add_entries(
+            _positions(rows)[~first], self._running.start + before[~first], -1.0
+        )
+        rows = self._builder.add_rows("min_up", c, -np.inf, 0)
+        self._builder.add_entries(_positions(rows), running, -1.0)
+        begin = inst.periods.begin_s[self._block_begin]
+        elapsed = begin[:, None] - begin[None, :]  # by block and the block of the start
+        for service in self.services:
+            own = np.flatnonzero(self._start_service == service.index)
+            recent = (elapsed >= 0) & (elapsed < service.profile.min_up_s) | (elapsed == 0)
+            at, number = np.nonzero(recent[c["block"][own]])
+            column = self._starts_at[number, c["site"][own[at]], service.index]
+            self._builder.add_entries(rows.start + own[at], starts.start + column, 1.0)
+        if self._has("startup_waits"):
+            self._add_startup_rows()
+
+    def _add_startup_rows(self) -> None:
+        """Requests that find the instances that are up full wait for those that start."""
+        inst, f, w = self.instance, self._flow.codes, self._waits.codes
+        seconds = self._startup_s
+        share = seconds[self._flow_service] / self.duration_s[f["period"]]
+        block = self._block[f["period"]]
+        during = np.flatnonzero((self._block_begin[block] == f["period"]) & (share > 0))
+        block, site, p = block[during], f["site"][during], self._flow_service[during]
+        k, columns, share = f["class"][during], self._flow.start + during, share[during]
+
+        rows = self._builder.add_rows("startup_share", w, -np.inf, 0)
+        self._builder.add_entries(_positions(rows), _positions(self._waits), 1.0)
+        sets = (len(self._block_begin), len(inst.classes), len(inst.sites), len(self.services))
+        number = np.full(sets, -1)
+        number[w["block"], w["class"], w["site"], self._wait_service] = np.arange(rows.size)
+        self._builder.add_entries(rows.start + number[block, k, site, p], columns, -share)
+
+        slow = np.flatnonzero(seconds[self._start_service] > 0)
+        codes = {axis: c[slow] for axis, c in self._starts.codes.items()}
+        rows = self._builder.add_rows("startup_wait", codes, -np.inf, 0)
+        number = np.full(self._starts_at.shape, -1)
+        number[codes["block"], codes["site"], self._start_service[slow]] = np.arange(rows.size)
+        work = self._work
+        self._builder.add_entries(rows.start + number[block, site, p], columns, share * work[k, p])
+        self._builder.add_entries(
+            rows.start + number[w["block"], w["site"], self._wait_service],
+            _positions(self._waits),
+            -work[w["class"], self._wait_service],
+        )
+        full = np.array([self._rate(service)[-1] for service in self.services]) * seconds
+        capacity = full[self._start_service[slow]]
+        running = self._running.start + self._start_running[slow]
+        self._builder.add_entries(_positions(rows), running, -capacity)
+        self._builder.add_entries(_positions(rows), self._starts.start + slow, capacity)
+
+    @cached_property
+    def _work(self) -> FloatArray:
+        """Reference requests of a request, by class and profile."""
+        profiles = self.instance.profiles
+        return np.array(
+            [[k.work_per_request.get(q.mode, 0.0) for q in profiles] for k in self.instance.classes]
+        )
+
     def _add_gpus(self) -> None:
-        used = np.unique(self._run_gpu_type)
+        used = np.unique(self._gpu_type[self._run_service])
         limited = np.isfinite(self.instance.gpus)
         limited[:, :, np.setdiff1d(np.arange(limited.shape[2]), used)] = False
         cells = np.nonzero(limited)
@@ -539,36 +907,42 @@ class Formulation:
         rows = self._builder.add_rows("gpus", codes, -np.inf, self.instance.gpus[cells])
         number = np.full(limited.shape, -1)
         number[cells] = np.arange(rows.size)
-        c = self._run.codes
-        row = number[c["period"], c["site"], self._run_gpu_type]
+        if self.instance.counts_instances:  # those that start hold their GPUs too
+            c, service = self._running.codes, self._running_service
+            at, t = np.nonzero(c["block"][:, None] == self._block)
+            columns, site, service = self._running.start + at, c["site"][at], service[at]
+        else:
+            t, site, service = self._run.codes["period"], self._run.codes["site"], self._run_service
+            columns = _positions(self._run)
+        row = number[t, site, self._gpu_type[service]]
         kept = row >= 0
-        self._builder.add_entries(
-            rows.start + row[kept], _positions(self._run)[kept], self._run_gpus[kept]
-        )
+        self._builder.add_entries(rows.start + row[kept], columns[kept], self._gpus[service[kept]])
 
     def _add_power(self) -> None:
-        inst, c = self.instance, self._run.codes
+        inst = self.instance
         shape = (len(self.duration_s), len(inst.sites))
+        drawn = [(self._run_use, self._facility_w)]
+        if self._has("starts"):
+            drawn.append((self._start_use, self._start_w))
         if inst.facility_power_cap_w is not None:
             cells = np.nonzero(np.isfinite(inst.facility_power_cap_w))
-            rows = self._builder.add_rows(
-                "power_cap",
-                {"period": cells[0], "site": cells[1]},
-                -np.inf,
-                inst.facility_power_cap_w[cells],
-            )
+            codes = dict(zip(("period", "site"), cells, strict=True))
+            limits = inst.facility_power_cap_w[cells]
+            rows = self._builder.add_rows("power_cap", codes, -np.inf, limits)
             number = np.full(shape, -1)
             number[cells] = np.arange(rows.size)
-            row = number[c["period"], c["site"]]
-            kept = row >= 0
-            self._builder.add_entries(
-                rows.start + row[kept], _positions(self._run)[kept], self._facility_w[kept]
-            )
+            for use, watts in drawn:
+                row = number[use.period, use.site]
+                kept = row >= 0
+                self._builder.add_entries(
+                    rows.start + row[kept], _positions(use.block)[kept], watts[kept]
+                )
         if peak := self._builder.columns.get("peak_kw"):
             t, s = np.indices(shape).reshape(2, -1)
             rows = self._builder.add_rows("peak", {"period": t, "site": s}, -np.inf, 0)
-            row = rows.start + c["period"] * shape[1] + c["site"]
-            self._builder.add_entries(row, _positions(self._run), self._facility_w / 1000)
+            for use, watts in drawn:
+                row = rows.start + use.period * shape[1] + use.site
+                self._builder.add_entries(row, _positions(use.block), watts / 1000)
             self._builder.add_entries(_positions(rows), peak.start + s, -1.0)
 
     def _add_budgets(self) -> None:
@@ -608,12 +982,14 @@ class Formulation:
             number[cells] = np.arange(len(cells[0]))
             mean = budget.metric == "ttft_mean_s"
             vector = self._vector("ttft_request_s" if mean else budget.metric)
-            columns = _positions(self._flow) if mean else np.flatnonzero(vector)
+            served = np.zeros(len(vector))
+            served[self._flow.slice] = mean
+            columns = np.flatnonzero((vector != 0) | (served > 0))
             t = self._period[columns] if "period" in axes else np.zeros_like(columns)
             s = self._site[columns] if "site" in axes else np.zeros_like(columns)
             row = number[t, s]
             columns, row, t, s = (a[row >= 0] for a in (columns, row, t, s))
-            values = vector[columns] - (limit[t, s] if mean else 0.0)
+            values = vector[columns] - (limit[t, s] * served[columns] if mean else 0.0)
             named = [
                 c if axis in axes else np.full_like(c, -1)
                 for axis, c in zip(("period", "site"), cells, strict=True)
@@ -643,10 +1019,7 @@ class Formulation:
 
     def _add_even_balance(self) -> None:
         run, c = self._run, self._run.codes
-        shape = (len(self.duration_s), len(self.instance.sites), len(self.services))
-        key = np.ravel_multi_index((c["period"], c["site"], self._run_service), shape)
-        _, first, row = np.unique(key, return_index=True, return_inverse=True)
-        codes = {axis: c[axis][first] for axis in ("period", "site", "model", "mode")}
+        codes, _, row = self._cells()
         rows = self._builder.add_rows("one_level", codes, -np.inf, 1)
         self._builder.add_entries(rows.start + row, _positions(self._used), 1.0)
         rows = self._builder.add_rows("level_used", c, -np.inf, 0)
@@ -680,9 +1053,84 @@ class Formulation:
             "flow": self._flow_by_level(x),
             "instances": self.model.pick(self._run, "instances", x),
         }
-        if unmet := self.model.columns.get("unmet"):
-            result["unmet"] = self.model.pick(unmet, "requests", x)
+        for name in ("unmet", "deferred"):
+            if block := self.model.columns.get(name):
+                result[name] = self.model.pick(block, "requests", x)
+        for name, unit in _OF_BLOCKS.items():
+            if block := self.model.columns.get(name):
+                result[name] = self._by_period(self.model.pick(block, unit, x))
         return result
+
+    def _by_period(self, array: LabelledArray) -> LabelledArray:
+        """Numbers of blocks by period: `running` in every period, others in the first."""
+        block, *others = array.codes
+        if array.name == "running":
+            at, period = np.nonzero(block[:, None] == self._block)
+        else:
+            at, period = np.arange(len(block)), self._block_begin[block]
+        codes = np.array([period, *(code[at] for code in others)])
+        labels = {"period": self.instance.sets["period"], **dict(list(array.labels.items())[1:])}
+        return LabelledArray(array.name, array.unit, labels, codes, array.values[at])
+
+    def encode(self, decision: Mapping[str, LabelledArray]) -> FloatArray:
+        """Columns of a plan, the inverse of `decode`; NaN for what it does not say.
+
+        Parameters
+        ----------
+        decision : mapping of str to LabelledArray
+            Any of the arrays of a plan of this instance.
+
+        Returns
+        -------
+        ndarray, shape (n_columns,)
+        """
+        x = np.full(self.model.matrix.shape[1], np.nan)
+        for name, array in decision.items():
+            block = self.model.columns.get(name)
+            if block is None:
+                continue
+            if name == "flow":
+                x[block.slice] = self._flow_of_groups(array)
+                continue
+            dense = array.dense()
+            place = dict(block.codes)
+            if "block" in place:
+                place = {"period": self._block_begin[place.pop("block")], **place}
+            x[block.slice] = dense[tuple(place[axis] for axis in array.axes)]
+        self._complete(x)
+        return x
+
+    def _flow_of_groups(self, array: LabelledArray) -> FloatArray:
+        """Flows by level added up over the levels of each group."""
+        dense = array.dense()
+        f = self._flow.codes
+        result = np.zeros(self._flow.size)
+        for service in self.services:
+            for level, group in enumerate(service.group):
+                here = np.flatnonzero((self._flow_service == service.index) & (f["group"] == group))
+                result[here] += dense[(*(f[axis][here] for axis in FLOW_AXES), level)]
+        return result
+
+    def _complete(self, x: FloatArray) -> None:
+        """Fill in columns that follow from the others: whole flows, levels used, maxima."""
+        columns = self.model.columns
+        if "whole_flow" in columns and not np.isnan(x[self._flow.slice]).any():
+            flow = x[self._flow.slice][self._spread]
+            x[columns["whole_flow"].slice] = np.bincount(self._whole_of_spread, flow)
+        if "used" in columns:
+            x[columns["used"].slice] = np.where(
+                np.isnan(x[self._run.slice]), np.nan, x[self._run.slice] > 0
+            )
+        for name, rows in (("peak_kw", "peak"), ("site_max", "site_max")):
+            if name not in columns:
+                continue
+            own, block = columns[name], self.model.rows[rows]
+            x[own.slice] = 0.0
+            value = self.model.matrix[block.slice] @ x
+            key = [block.codes[axis] for axis in own.codes]
+            grid = np.full([len(self.model.labels[axis]) for axis in own.codes], -np.inf)
+            np.maximum.at(grid, tuple(key), value)
+            x[own.slice] = grid[tuple(own.codes.values())]
 
     def _flow_by_level(self, x: FloatArray) -> LabelledArray:
         f, sets = self._flow.codes, self.instance.sets
@@ -718,6 +1166,89 @@ class Formulation:
         )
         return table
 
+    def metric_vector(self, name: str) -> FloatArray:
+        """Coefficients of a metric over the model's columns.
+
+        Raises
+        ------
+        KeyError
+            If it is not a linear metric of the instance.
+        """
+        own = {metric.name for metric in self.instance.custom_metrics}
+        if name not in own and METRICS[name].kind == "report":
+            raise KeyError(name)
+        return self._vector(name)
+
+    def directions(self) -> dict[str, Directions]:
+        """Changes of right-hand sides: one more request, one more GPU, one more in every period."""
+        sets, n_rows = self.instance.sets, self.model.matrix.shape[0]
+        demand = self.model.rows["demand"]
+        d = tuple(demand.codes.values())
+        columns, rows = [np.arange(demand.size)], [_positions(demand)]
+        if deadline := self.model.rows.get("deadline"):  # a later limit of what may be held back
+            begin = self.instance.periods.begin_s
+            limits = [k.deferral_limit_s or 0.0 for k in self.instance.classes]
+            at, late = np.nonzero(
+                (d[1][:, None] == deadline.codes["origin"])
+                & (d[2][:, None] == deadline.codes["class"])
+                & (d[0][:, None] <= deadline.codes["period"])
+            )
+            wait = begin[deadline.codes["period"][late] + 1] - begin[d[0][at]]
+            may = wait <= np.array(limits)[d[2][at]] * (1 + SLACK)
+            columns.append(at[may])
+            rows.append(deadline.start + late[may])
+        requests = _unit_entries(rows, columns, (n_rows, demand.size))
+        gpus = self.model.rows["gpus"]
+        at_all_times, place = np.unique(
+            np.array([gpus.codes["site"], gpus.codes["gpu_type"]]), axis=1, return_inverse=True
+        )
+        period_gpus = _unit_entries([_positions(gpus)], [np.arange(gpus.size)], (n_rows, gpus.size))
+        shape = (n_rows, at_all_times.shape[1])
+        always = _unit_entries([_positions(gpus)], [place.ravel()], shape)
+
+        def of(axes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+            return {axis: sets[axis] for axis in axes}
+
+        return {
+            "demand": Directions(
+                "request", of(("period", "origin", "class")), np.array(d), requests,
+                np.ones(demand.size),
+            ),
+            "gpus": Directions(
+                "GPU", of(("period", "site", "gpu_type")), np.array([*gpus.codes.values()]),
+                period_gpus, np.zeros(gpus.size),
+            ),
+            "gpus_always": Directions(
+                "GPU", of(("site", "gpu_type")), at_all_times, always, np.zeros(shape[1])
+            ),
+        }  # fmt: skip
+
+    def for_marginals(self, x: FloatArray | None = None) -> Model:
+        """The linear program whose right-hand sides may grow, whole numbers held at those of `x`.
+
+        Upper bounds that rows imply are left out, since they are made for the demand and the GPUs
+        there are. Where an even balance has chosen a level, only GPUs and demand limit it.
+        """
+        model = self.model
+        lower, upper = model.column_lower.copy(), model.column_upper.copy()
+        given = np.zeros(len(upper), dtype=bool)
+        if self.instance.fixed_instances is not None:
+            given[self._running.slice] = self._running_given
+        upper[(lower == 0) & ~given] = np.inf
+        row_upper = model.row_upper.copy()
+        if x is not None:
+            lower[model.integer] = upper[model.integer] = np.round(x[model.integer])
+        if used := model.columns.get("used"):
+            upper[self._run.slice] = np.where(lower[used.slice] > 0, np.inf, 0.0)
+            row_upper[model.rows["level_used"].slice] = np.inf
+        return replace(
+            model,
+            column_lower=lower,
+            column_upper=upper,
+            row_upper=row_upper,
+            integer=np.zeros_like(model.integer),
+        )
+
     def marginals_of(self, model: Model, row_dual: FloatArray) -> dict[str, LabelledArray]:
         """Row multipliers by name; those of `load` rows by level, as the plain statement has them.
 
@@ -732,6 +1263,8 @@ class Formulation:
         for name, block in model.rows.items():
             if name == "budget":
                 result |= self._by_budget(row_dual, "objective per {}")
+            elif name == "instance_limit":
+                result |= self._by_instance_limit(row_dual, "objective per instance")
             elif not block.codes:  # the row that keeps an earlier stage
                 codes = np.zeros((0, 1), dtype=np.int64)
                 unit = "objective per unit of the stage"
@@ -763,6 +1296,20 @@ class Formulation:
             own = unit.format(self._budget_unit(budget.metric))
             result[name] = LabelledArray(
                 name, own, labels, codes.reshape(len(axes), len(rows)), values[rows]
+            )
+        return result
+
+    def _by_instance_limit(self, row_values: FloatArray, unit: str) -> dict[str, LabelledArray]:
+        """Values on rows of instance limits, one array a limit over blocks and the axes it has."""
+        block, labels = self.model.rows["instance_limit"], self.model.labels
+        values, result = row_values[block.slice], {}
+        for i, own in enumerate(self.instance.instance_limits):
+            rows = np.flatnonzero((block.codes["limit"] == i) & (values != 0))
+            axes = ["block", *(a for a in ("site", "model", "mode") if a in own.limit.axes)]
+            codes = np.array([block.codes[axis][rows] for axis in axes], dtype=np.int64)
+            name = f"instance_limit.{own.name}"
+            result[name] = LabelledArray(
+                name, unit, {a: labels[a] for a in axes}, codes.reshape(len(axes), -1), values[rows]
             )
         return result
 
@@ -859,10 +1406,26 @@ def _entries(array: LabelledArray) -> Iterator[tuple[list[str], float]]:
         yield [array.labels[a][i] for a, i in zip(array.axes, code, strict=True)], float(value)
 
 
+_OF_BLOCKS = {"running": "instances", "starts": "instances", "startup_waits": "requests"}
+"""Columns that stand for blocks of periods, and their unit."""
+
+
+def _joined_in_order(parts: list[list[Any]]) -> list[Any]:
+    """Columns of several parts, one after the other, in stable order of the first column."""
+    joined: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(joined[0], kind="stable")
+    return [column[order] for column in joined]
+
+
+def _unit_entries(rows: list[IntArray], columns: list[IntArray], shape: tuple[int, int]) -> Any:
+    at = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csc_array((np.ones(len(at[0])), at), shape=shape)
+
+
 def _positions(block: Block) -> IntArray:
     return np.arange(block.start, block.start + block.size)
 
 
-def formulate(instance: PlacementInstance) -> Formulation:
+def formulate(instance: PlacementInstance, everywhere: bool = False) -> Formulation:
     """Build the model of an instance."""
-    return Formulation(instance)
+    return Formulation(instance, everywhere)

@@ -36,6 +36,7 @@ from greenopt.validation import (
     Table,
     Text,
     Whole,
+    WholePositive,
     line_errors,
 )
 
@@ -43,6 +44,7 @@ Statistic = Literal["mean", "p50", "p90", "p95", "p99", "max"]
 Found = list[tuple[tuple[int | str, ...], str]]
 FLOW_AXES = ("period", "origin", "class", "site", "mode")
 INSTANCE_AXES = ("period", "site", "model", "mode", "level")
+RUNNING_AXES = ("period", "site", "model", "mode")
 
 
 class Distribution(Part):
@@ -132,6 +134,16 @@ class Level(Part):
     """Prefill time at each of the profile's prefill_tokens, s, non-decreasing."""
 
 
+class Startup(Part):
+    """What switching one instance on takes."""
+
+    time_s: NonNegative
+    """Time from the start until it serves, s; at most the shortest period."""
+
+    energy_kwh: NonNegative
+    """Energy of one start at the profile's power boundary, kWh; a gpu boundary adds the host's."""
+
+
 class Profile(Part):
     """How one model runs in one mode: hardware and its measured load levels."""
 
@@ -158,6 +170,17 @@ class Profile(Part):
 
     levels: tuple[Level, ...] = Field(min_length=1)
     """Load levels in order of strictly increasing requests_per_s."""
+
+    startup: Startup | None = None
+    """Time and energy of starting an instance; null starts it at once and for nothing."""
+
+    min_up_s: NonNegative = 0.0
+    """Time an instance runs at least, once started, s."""
+
+    @property
+    def starts(self) -> bool:
+        """Whether it matters when an instance is started."""
+        return self.startup is not None or self.min_up_s > 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
@@ -217,6 +240,10 @@ class RequestClass(Part):
 
     unmet_price_usd: NonNegative | None = None
     """Price of a request not served, USD; null forbids unmet demand."""
+
+    deferral_limit_s: Positive | None = None
+    """Longest a request may be held back until the period that serves it begins, counted from the
+    beginning of its own, s; null serves it in its own period."""
 
     @model_validator(mode="after")
     def _stated(self) -> RequestClass:
@@ -314,6 +341,16 @@ class Budget(Part):
     """Limit over any of period and site (no axes: the total); null entries do not limit."""
 
 
+class InstanceLimit(Part):
+    """An upper limit on the number of running instances."""
+
+    name: Text
+    """Name of the limit, used in prices and explanations."""
+
+    limit: Annotated[AxisArray, Quantity(None, "instances", minimum=0, null=float("inf"))]
+    """Limit over any of period, site, model and mode, in every period; null entries are none."""
+
+
 def _state_with(part: Part, field: str, other: str, what: str) -> None:
     """Refuse a quantity without the one that gives it its meaning."""
     if getattr(part, field) is not None and other not in part.model_fields_set:
@@ -334,6 +371,7 @@ def _unknown(name: str, members: Iterable[str], what: str) -> str | None:
 
 
 _PS = ("period", "site")
+_SNM = ("site", "model", "mode")
 
 
 class PlacementInstance(Instance):
@@ -399,6 +437,19 @@ class PlacementInstance(Instance):
     balance: Literal["packed", "even"] = "packed"
     """Instances at any levels, or all instances of a model and mode at a site at one level."""
 
+    load_rule: Literal["exact", "at_most"] = "exact"
+    """An instance at a level serves exactly that load, or up to that load at the same power."""
+
+    instance_counts: Literal["continuous", "integer"] = "continuous"
+    """Whether numbers of running instances are whole."""
+
+    request_counts: Literal["continuous", "integer"] = "continuous"
+    """Whether numbers of requests of an origin, class, site and mode are whole."""
+
+    hold_periods: tuple[WholePositive, ...] | None = None
+    """Lengths of the blocks of consecutive periods over which numbers of running instances are
+    held, adding up to the number of periods; null lets them change in every period."""
+
     demand_requests: Annotated[
         FloatArray, Quantity(("period", "origin", "class"), "requests in the period", minimum=0)
     ]
@@ -458,6 +509,21 @@ class PlacementInstance(Instance):
     ] = None
     """Mask of allowed flows over any subset of the axes (residency, peering); null allows all."""
 
+    initial_instances: Annotated[
+        FloatArray | None, Quantity(_SNM, "instances", minimum=0, optional=True)
+    ] = Field(default=None, validate_default=True)
+    """Instances running before the first period, long enough to be stopped; required when a profile
+    has a startup or a min_up_s."""
+
+    fixed_instances: Annotated[
+        FloatArray | None,
+        Quantity(("period", *_SNM), "instances", minimum=0, null=float("inf"), optional=True),
+    ] = None
+    """Numbers of running instances that are given; null entries are decided."""
+
+    instance_limits: tuple[InstanceLimit, ...] = ()
+    """Upper limits on numbers of running instances."""
+
     custom_metrics: tuple[CustomMetric, ...] = ()
     """Further metrics."""
 
@@ -468,7 +534,14 @@ class PlacementInstance(Instance):
     """Upper limits on metrics."""
 
     @field_validator(
-        "origins", "sites", "modes", "models", "gpu_types", "classes", "custom_metrics"
+        "origins",
+        "sites",
+        "modes",
+        "models",
+        "gpu_types",
+        "classes",
+        "instance_limits",
+        "custom_metrics",
     )
     @classmethod
     def _unique(cls, value: Any) -> Any:
@@ -487,6 +560,11 @@ class PlacementInstance(Instance):
                     if text:
                         found.append(((i, field), text))
             first = value[0].power_boundary
+            if profile.startup and "periods" in info.data:
+                shortest = min(info.data["periods"].duration_s)
+                if profile.startup.time_s > shortest:
+                    text = f"is {profile.startup.time_s:g}; expected at most the shortest period, "
+                    found.append(((i, "startup", "time_s"), text + f"{shortest:g} s"))
             if profile.power_boundary != first:
                 text = f"{profile.power_boundary!r} mixed with {first!r}; one boundary per instance"
                 found.append(((i, "power_boundary"), text))
@@ -516,6 +594,97 @@ class PlacementInstance(Instance):
                 found.append(((i, "work_per_request"), text))
             found += [((i, *loc), text) for p in own for loc, text in _class_against_profile(k, p)]
             found += [((i, "model"), text) for text in _memory_problems(k, own, info.data)]
+        if found:
+            raise line_errors(found)
+        return value
+
+    @field_validator("hold_periods")
+    @classmethod
+    def _blocks_cover_periods(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and "periods" in info.data:
+            count = len(info.data["periods"].start)
+            if sum(value) != count:
+                raise line_errors([((), f"adds up to {sum(value)}, expected {count} periods")])
+        return value
+
+    @field_validator("demand_requests")
+    @classmethod
+    def _whole_demand(cls, value: FloatArray, info: ValidationInfo) -> FloatArray:
+        classes = info.data.get("classes", ())
+        if info.data.get("request_counts") != "integer" or value.shape[2] != len(classes):
+            return value
+        met = np.array([k.unmet_price_usd is None for k in classes])
+        broken = np.argwhere((value != np.round(value)) & met)
+        if len(broken):
+            at = tuple(int(i) for i in broken[0])
+            text = f"is {value[at]:g}; whole requests need whole demand, or an unmet_price_usd"
+            raise line_errors([(at, text)])
+        return value
+
+    @field_validator("initial_instances", "fixed_instances")
+    @classmethod
+    def _instances_can_run(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None or not {"profiles", "gpus", "gpu_types"} <= set(info.data):
+            return value
+        found: Found = []
+        given = value if value.ndim == 4 else value[None]
+        can = _can_run(info.data, given.shape[1:])
+        wrong = np.argwhere((given > 0) & np.isfinite(given) & ~can)
+        if len(wrong):
+            at = tuple(int(i) for i in wrong[0])
+            names = [labels(info.data[f])[i] for f, i in zip(_SNM_FIELDS, at[1:], strict=True)]
+            text = f"is {given[at]:g} for {names[1]} in {names[2]} at {names[0]}, where no profile "
+            found.append((at[4 - value.ndim :], text + "has GPUs"))
+        if info.data.get("instance_counts") == "integer":
+            broken = np.argwhere(np.isfinite(value) & (value != np.round(value)))
+            for position in broken[:1]:
+                at = tuple(int(i) for i in position)
+                found.append((at, f"is {value[at]:g}; instance_counts integer needs whole numbers"))
+        if found:
+            raise line_errors(found)
+        return value
+
+    @field_validator("initial_instances")
+    @classmethod
+    def _starts_need_a_beginning(cls, value: Any, info: ValidationInfo) -> Any:
+        starting = [p for p in info.data.get("profiles", ()) if p.starts]
+        if value is None and starting:
+            name = f"{starting[0].model} in {starting[0].mode}"
+            text = f"is missing; {name} has a startup or a min_up_s, which needs what runs before"
+            raise line_errors([((), text)])
+        if value is not None and info.data.get("profiles") and not starting:
+            text = "is given, but no profile has a startup or a min_up_s that it would matter to"
+            raise line_errors([((), text)])
+        return value
+
+    @field_validator("fixed_instances")
+    @classmethod
+    def _fixed_over_blocks(cls, value: Any, info: ValidationInfo) -> Any:
+        held = info.data.get("hold_periods")
+        if value is None or held is None or sum(held) != len(value):
+            return value
+        first = np.repeat(np.cumsum([0, *held[:-1]]), held)
+        differing = np.argwhere(value != value[first])
+        if len(differing):
+            at = tuple(int(i) for i in differing[0])
+            raise line_errors([(at, "differs from the first period of its block of hold_periods")])
+        return value
+
+    @field_validator("fixed_instances", "instance_limits")
+    @classmethod
+    def _counts_need_limits(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and len(value) and np.isinf(info.data.get("gpus", 0.0)).any():
+            raise line_errors([((), "counts instances, which needs a limit on GPUs everywhere")])
+        return value
+
+    @field_validator("instance_limits")
+    @classmethod
+    def _instance_limits_fit(
+        cls, value: tuple[InstanceLimit, ...], info: ValidationInfo
+    ) -> tuple[InstanceLimit, ...]:
+        found: Found = []
+        for i, one in enumerate(value):
+            found += _axis_problems(one.limit, RUNNING_AXES, info.data, (i, "limit"))
         if found:
             raise line_errors(found)
         return value
@@ -594,6 +763,11 @@ class PlacementInstance(Instance):
         if info.data.get("balance") == "even" and idle and np.isinf(value).any():
             text = "is unlimited somewhere; an even balance with an idle level needs a limit"
             raise line_errors([((), text)])
+        counted = info.data.get("instance_counts") == "integer" or info.data.get("hold_periods")
+        counted = counted or any(p.starts for p in info.data.get("profiles", ()))
+        if (counted or info.data.get("load_rule") == "at_most") and np.isinf(value).any():
+            text = "is unlimited somewhere; load_rule at_most, whole or held instances and starts "
+            raise line_errors([((), text + "need a limit")])
         return value
 
     @property
@@ -606,6 +780,35 @@ class PlacementInstance(Instance):
     def unmet_allowed(self) -> bool:
         """Whether any class may go unserved at a price."""
         return any(k.unmet_price_usd is not None for k in self.classes)
+
+    @cached_property
+    def counts_instances(self) -> bool:
+        """Whether the number of running instances is a decision of its own beside their levels."""
+        return bool(
+            self.instance_counts == "integer"
+            or self.hold_periods
+            or self.fixed_instances is not None
+            or self.instance_limits
+            or any(p.starts for p in self.profiles)
+        )
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Lengths of the blocks over which numbers of running instances are held."""
+        return self.hold_periods or (1,) * len(self.periods.start)
+
+
+_SNM_FIELDS = ("sites", "models", "modes")
+
+
+def _can_run(data: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
+    """Where a profile and, in some period, GPUs of its type exist, by site, model and mode."""
+    can = np.zeros(shape, dtype=bool)
+    models, modes, types = (list(labels(data[f])) for f in ("models", "modes", "gpu_types"))
+    for p in data["profiles"]:
+        held = data["gpus"][:, :, types.index(p.gpu_type)].max(axis=0) > 0
+        can[:, models.index(p.model), modes.index(p.mode)] = held
+    return can
 
 
 def _class_against_profile(k: RequestClass, p: Profile) -> Found:

@@ -69,7 +69,7 @@ _TABLE = (
         ("water_evaporation_l", "water_grid_l"),
     ),
     Metric("cost_energy_usd", "USD", "facility energy at the wholesale price or tariff"),
-    Metric("cost_gpu_usd", "USD", "GPU-hours of running instances at the GPU-hour price"),
+    Metric("cost_gpu_usd", "USD", "GPU-hours at the GPU-hour price"),
     Metric("cost_egress_usd", "USD", "response bytes from site to origin at the egress price"),
     Metric("cost_demand_usd", "USD", "demand charge on each site's peak facility power"),
     Metric(
@@ -81,7 +81,22 @@ _TABLE = (
     Metric("requests", "requests", "requests served"),
     Metric("unmet_requests", "requests", "requests not served"),
     Metric("unmet_usd", "USD", "price of the requests not served; not part of cost_usd"),
-    Metric("ttft_request_s", "request s", "time to first token summed over served requests"),
+    Metric(
+        "ttft_warm_request_s",
+        "request s",
+        "round trip, last mile and prefill summed over served requests",
+    ),
+    Metric(
+        "ttft_startup_request_s",
+        "request s",
+        "waiting for starting instances, summed over the requests assigned to a start",
+    ),
+    Metric(
+        "ttft_request_s",
+        "request s",
+        "time to first token summed over served requests",
+        ("ttft_warm_request_s", "ttft_startup_request_s"),
+    ),
     Metric("ttft_mean_s", "s", "time to first token, mean over served requests", kind="mean"),
     Metric(
         "ttft_p95_s",
@@ -95,14 +110,20 @@ _TABLE = (
         "share of served requests whose TTFT is within their class's limit (1 without a limit)",
         kind="report",
     ),
-    Metric("gpu_h", "GPU h", "GPU-hours of running instances"),
+    Metric(
+        "deferral_request_s",
+        "request s",
+        "time requests are held back until the period that serves them; not part of TTFT",
+    ),
+    Metric("gpu_h", "GPU h", "GPU-hours of running instances, those starting included"),
+    Metric("starts", "starts", "instances started"),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 """Every built-in metric by name."""
 
-SITELESS = frozenset({"unmet_requests", "unmet_usd"})
-"""Metrics that belong to no site: what is not served is served nowhere."""
+SITELESS = frozenset({"unmet_requests", "unmet_usd", "deferral_request_s"})
+"""Metrics that belong to no site: what is not served, or not yet, is served nowhere."""
 
 PERIODLESS = frozenset({"cost_demand_usd", "cost_usd"})
 """Metrics with a part that belongs to no single period: the demand charge."""

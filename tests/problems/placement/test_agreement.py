@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracles.canonical import differences, of_arrays, of_pyomo
-from oracles.tiny import FEATURES, random_document, tiny
+from oracles.canonical import Canonical, Key, differences, of_arrays, of_pyomo
+from oracles.tiny import CORE_FEATURES, FEATURES, random_document, tiny
 from pyomo.contrib.solver.common.factory import SolverFactory
-from pyomo.environ import value
+from pyomo.environ import Var
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 import greenopt as go
 from greenopt.certifying import certify
@@ -19,17 +21,43 @@ from greenopt.formulations import placement as pyomo_placement
 from greenopt.io import to_model
 from greenopt.results import Status
 
-SWITCHES = st.fixed_dictionaries({feature: st.booleans() for feature in FEATURES})
+MIXES = st.sets(st.sampled_from(FEATURES), max_size=8)
+BLOCKS = {
+    "whole_instances": {"running"},
+    "startup": {"running", "starts", "startup_waits", "start", "startup_share", "startup_wait"},
+    "min_up": {"running", "starts", "start", "min_up"},
+    "blocks": {"running"},
+    "fixed": {"running"},
+    "instance_limits": {"running", "instance_limit"},
+    "whole_requests": {"whole_flow", "whole"},
+    "deferral": {"deferred", "deadline"},
+}
+WHOLE = {
+    "whole_instances": {"instances", "running"},
+    "whole_requests": {"flow", "whole_flow"},
+}
 BOUNDARIES = st.sampled_from(["gpu", "server", "facility"])
 RELAXED = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 
 
-def draw(seed: int, switches: dict[str, bool], boundary: str = "server") -> go.PlacementInstance:
+def draw(seed: int, features: Iterable[str], boundary: str = "server") -> go.PlacementInstance:
     """Draw a random instance."""
     rng = np.random.default_rng(seed)
+    switches = dict.fromkeys(features, True)
     return go.PlacementInstance.parse(random_document(rng, boundary=boundary, **switches))
+
+
+def matrix_differences(instance: go.PlacementInstance) -> list[str]:
+    """Where columns, rows or objective of any stage differ between the two statements."""
+    found, model = [], to_model(instance)
+    for stage in range(len(instance.objective)):
+        theirs = of_pyomo(pyomo_placement.build(instance, stage, [1.0] * stage))
+        # The fast formulation gets the rows that keep earlier stages when they are solved.
+        rows = {key: row for key, row in theirs.rows.items() if key[0] != "stage"}
+        found += differences(of_arrays(model, stage), theirs._replace(rows=rows))
+    return found
 
 
 def pyomo_values(instance: go.PlacementInstance) -> list[float] | None:
@@ -54,43 +82,39 @@ def pyomo_values(instance: go.PlacementInstance) -> list[float] | None:
 @pytest.mark.parametrize("seed", range(4))
 def test_same_matrix_feature_by_feature(feature: str | None, seed: int) -> None:
     """With each feature alone switched on, both statements give the same columns and rows."""
-    instance = draw(seed, {feature: True} if feature else {})
-    for stage in range(len(instance.objective)):
-        fixed = [1.0] * stage
-        ours = of_arrays(to_model(instance), stage)
-        theirs = of_pyomo(pyomo_placement.build(instance, stage, fixed))
-        theirs = theirs._replace(rows={k: r for k, r in theirs.rows.items() if k[0] != "stage"})
-        assert differences(ours, theirs) == []
+    assert matrix_differences(draw(seed, [feature] if feature else [])) == []
+
+
+@pytest.mark.parametrize("feature", FEATURES[len(CORE_FEATURES) :])
+def test_new_columns_and_rows_are_there(feature: str) -> None:
+    """Each feature that counts or defers brings the blocks it is about, and whole numbers."""
+    instances = [draw(seed, [feature]) for seed in range(6)]
+    found = [of_arrays(to_model(instance), 0) for instance in instances]
+    names = {key[0] for one in found for key in (*one.columns, *one.rows)}
+    assert BLOCKS.get(feature, set()) <= names
+    whole = {key[0] for one in found for key, bounds in one.columns.items() if bounds[2]}
+    assert whole == WHOLE.get(feature, set())
 
 
 def test_same_matrix_on_the_hand_made_instance() -> None:
     """The hand-made instance, whose limits tell levels and sites apart, agrees entry by entry."""
-    instance = go.PlacementInstance.parse(tiny())
-    assert differences(of_arrays(to_model(instance), 0), of_pyomo(go.to_pyomo(instance))) == []
+    assert matrix_differences(go.PlacementInstance.parse(tiny())) == []
 
 
-@given(st.integers(0, 10**6), SWITCHES, BOUNDARIES)
+@given(st.integers(0, 10**6), MIXES, BOUNDARIES)
 @RELAXED
-def test_same_matrix_on_random_instances(
-    seed: int, switches: dict[str, bool], boundary: str
-) -> None:
+def test_same_matrix_on_random_instances(seed: int, features: set[str], boundary: str) -> None:
     """Any mix of features and any power boundary: the same matrix after canonical ordering."""
-    if switches["even"]:
-        switches["unlimited"] = False
-    instance = draw(seed, switches, boundary)
-    ours = of_arrays(to_model(instance), 0)
-    assert differences(ours, of_pyomo(pyomo_placement.build(instance))) == []
+    assert matrix_differences(draw(seed, sorted(features), boundary)) == []
 
 
-@given(st.integers(0, 10**6), SWITCHES, BOUNDARIES)
+@given(st.integers(0, 10**6), MIXES, BOUNDARIES)
 @RELAXED
 def test_solutions_are_optimal_checked_and_proved(
-    seed: int, switches: dict[str, bool], boundary: str
+    seed: int, features: set[str], boundary: str
 ) -> None:
     """Same optimum as Pyomo's, accepted by the checker, and its bound proved by the certifier."""
-    if switches["even"]:
-        switches["unlimited"] = False
-    instance = draw(seed, switches, boundary)
+    instance = draw(seed, sorted(features), boundary)
     solution = go.solve(instance, gap=1e-7)
     theirs = pyomo_values(instance)
     if theirs is None:
@@ -107,24 +131,79 @@ def test_solutions_are_optimal_checked_and_proved(
         assert certificate.optimal, certificate
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 4, 5, 6])
-def test_pyomo_solution_passes_our_rows_and_ours_passes_pyomo(seed: int) -> None:
-    """Each statement's solution is feasible in the other."""
-    instance = draw(seed, {"budgets": True, "mask": True, "max_sites": True})
+@pytest.mark.parametrize(
+    "features",
+    [
+        ["budgets", "mask", "max_sites"],
+        ["whole_instances", "startup", "min_up", "at_most"],
+        ["whole_requests", "deferral", "blocks"],
+    ],
+)
+@pytest.mark.parametrize("seed", [1, 2, 4, 5, 6, 7])
+def test_pyomo_solution_passes_our_rows_and_ours_passes_pyomo(
+    seed: int, features: list[str]
+) -> None:
+    """Each statement's solution is feasible in the other, and costs there the same."""
+    instance = draw(seed, features)
     model = pyomo_placement.build(instance)
     result = SolverFactory("highs").solve(
-        model, raise_exception_on_nonoptimal_result=False, load_solutions=False
+        model, raise_exception_on_nonoptimal_result=False, load_solutions=False, rel_gap=1e-9
     )
     assert result.incumbent_objective is not None
     result.solution_loader.load_vars()
-    ours = to_model(instance)
-    canonical = of_arrays(ours, 0)
-    x = {key: 0.0 for key in canonical.columns}
-    for component in ("flow", "instances", "unmet", "peak_kw", "site_max"):
-        for index, var in getattr(model, component).items():
-            index = index if isinstance(index, tuple) else (index,)
-            x[(component, *index)] = 0.0 if var.value is None else value(var)
-    for low, high, coefficients in canonical.rows.values():
-        body = sum(v * x[key] for key, v in coefficients.items())
+    ours, theirs = of_arrays(to_model(instance), 0), of_pyomo(model)
+    x = pyomo_point(model)
+    assert violations(ours, x) == []
+    assert cost(ours, x) == pytest.approx(result.incumbent_objective, rel=1e-6, abs=1e-9)
+    y = our_point(instance)
+    assert violations(theirs, y) == []
+    assert cost(theirs, y) == pytest.approx(result.incumbent_objective, rel=1e-6, abs=1e-9)
+
+
+def pyomo_point(model: Any) -> dict[Key, float]:
+    """Values of the Pyomo model's variables; those it never used are at 0."""
+    return {
+        (var.parent_component().name, *key_of(var.index())): float(var.value or 0.0)
+        for var in model.component_data_objects(Var)
+    }
+
+
+def key_of(index: Any) -> tuple[int, ...]:
+    """Index of a Pyomo component as a tuple."""
+    return index if isinstance(index, tuple) else (index,)
+
+
+def our_point(instance: go.PlacementInstance) -> dict[Key, float]:
+    """Optimal values of the fast formulation's columns, by SciPy's own HiGHS."""
+    model = to_model(instance)
+    result = milp(
+        model.stages[0].c,
+        integrality=model.integer.astype(int),
+        bounds=Bounds(model.column_lower, model.column_upper),
+        constraints=LinearConstraint(model.matrix, model.row_lower, model.row_upper),
+        options={"mip_rel_gap": 1e-9},
+    )
+    assert result.success, result.message
+    return dict(zip(of_arrays(model, 0).columns, map(float, result.x), strict=True))
+
+
+def violations(model: Canonical, x: dict[Key, float]) -> list[str]:
+    """Rows, bounds and whole numbers that a point breaks."""
+    found = []
+    for key, (low, high, whole) in model.columns.items():
+        size = max(1.0, abs(x[key]))
+        if not low - 1e-6 * size <= x[key] <= high + 1e-6 * size:
+            found.append(f"{key} is {x[key]}, not in {low, high}")
+        if whole and abs(x[key] - round(x[key])) > 1e-5:
+            found.append(f"{key} is {x[key]}, not whole")
+    for key, (low, high, coefficients) in model.rows.items():
+        body = sum(v * x[column] for column, v in coefficients.items())
         size = max(1.0, *(abs(b) for b in (low, high) if np.isfinite(b)))
-        assert low - 1e-6 * size <= body <= high + 1e-6 * size
+        if not low - 1e-6 * size <= body <= high + 1e-6 * size:
+            found.append(f"row {key} is {body}, not in {low, high}")
+    return found
+
+
+def cost(model: Canonical, x: dict[Key, float]) -> float:
+    """Objective of a point."""
+    return sum(c * x[key] for key, c in model.objective.items())

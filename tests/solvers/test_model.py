@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,36 +10,10 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from greenopt.errors import SolverError
-from greenopt.model import Builder, Model, StageObjective, dual_bound, elastic
+from greenopt.model import dual_bound, elastic
 from greenopt.solvers import Termination, highs, solve_model
 from greenopt.solvers.scaling import scale
-
-
-def model_of(
-    c: Any, matrix: Any, lower: Any, upper: Any, low: Any, high: Any, integer: bool = False
-) -> Model:
-    """A model of one column block and one row block."""
-    builder = Builder("small", {"i": (), "j": ()})
-    n, m = len(c), len(lower)
-    builder.add_columns("x", {"j": np.arange(n)}, low, high, integer)
-    builder.add_rows("row", {"i": np.arange(m)}, lower, upper)
-    coo = sparse.coo_array(np.asarray(matrix, dtype=float).reshape(m, n))
-    builder.add_entries(*coo.coords, coo.data)
-    return builder.build([StageObjective(np.asarray(c, dtype=float), 0.0)])
-
-
-def random_lp(seed: int) -> Model:
-    """A small bounded LP with rows of every kind and coefficients of very different size."""
-    rng = np.random.default_rng(seed)
-    n, m = int(rng.integers(1, 8)), int(rng.integers(1, 6))
-    matrix = rng.normal(size=(m, n)) * np.exp(rng.normal(0, 3, size=(m, 1)))
-    x = rng.uniform(0, 1, n)
-    body = matrix @ x
-    kind = rng.integers(0, 4, m)
-    room = np.abs(body) * 0.1
-    lower = np.where(kind == 0, -np.inf, np.where(kind == 3, body, body - room))
-    upper = np.where(kind == 1, np.inf, np.where(kind == 3, body, body + room))
-    return model_of(rng.normal(size=n), matrix, lower, upper, 0.0, rng.uniform(1, 1e4, n))
+from solvers.models import model_of, random_lp
 
 
 @given(st.integers(0, 10**6))
@@ -102,25 +74,6 @@ def test_scaling_is_exact(seed: int) -> None:
     assert (scaled.column_upper * scaled.column == model.column_upper).all()
     for factors in (scaled.row, scaled.column, np.array([scaled.objective])):
         assert (np.frexp(factors)[0] == 0.5).all()
-
-
-def test_small_milps_against_enumeration() -> None:
-    """Random integer programs against trying every point (the trap of HiGHS 1.14)."""
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        n, m = int(rng.integers(2, 5)), int(rng.integers(1, 4))
-        matrix = rng.integers(-5, 6, size=(m, n))
-        c, upper = rng.integers(-9, 10, n), rng.integers(-3, 15, m)
-        grid = np.indices([4] * n).reshape(n, -1)
-        good = (matrix @ grid <= upper[:, None]).all(axis=0)
-        model = model_of(c, matrix, np.full(m, -np.inf), upper, 0.0, 3.0, integer=True)
-        raw = solve_model(model, gap=0.0)
-        if not good.any():
-            assert raw.termination == Termination.INFEASIBLE
-        else:
-            assert raw.x is not None
-            assert c @ raw.x == pytest.approx((c @ grid[:, good]).min())
-            assert raw.tree_bound <= c @ raw.x + 1e-6
 
 
 @pytest.mark.parametrize("solver", ["highs", "highs-simplex", "highs-ipm"])

@@ -1,19 +1,16 @@
-"""Placement instances from published problems of other authors: eGLB."""
+"""eGLB: environmentally equitable geographical load balancing (arXiv 2307.05494)."""
 
 from __future__ import annotations
 
-import csv
-import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from greenopt.errors import InputError, InstanceError, Problem
+from greenopt.errors import InputError, Problem
+from greenopt.problems.placement.builders import _parts
+from greenopt.problems.placement.builders._tables import AnyPath, read_table
 from greenopt.problems.placement.instance import PlacementInstance
 
 EGLB_START = "2022-09-22T00:00Z"
@@ -117,21 +114,21 @@ def eglb(
     load = np.atleast_1d(np.asarray(load_fraction, dtype=float))
     signals = (price_usd_per_mwh, carbon_kg_per_kwh, water_l_per_kwh)
     usd, kg, litres = (np.asarray(series, dtype=float) for series in signals)
+    level = {"requests_per_s": 1 / 3600, "power_w": 1e6}
     return PlacementInstance.parse(
         {
-            **_unit_service(),
-            "problem": "placement",
-            "schema_version": 1,
+            **_parts.neutral(),
+            **_parts.service("load", "capacity", "MW", "MWh", level),
             "name": name,
-            "provenance": {**provenance, "rules": (*provenance.get("rules", ()), *_RULES)},
-            "periods": _hours(start, len(load)),
+            "provenance": _parts.provenance(provenance, _RULES),
+            "periods": _parts.periods(start, len(load), 3600, "eglb"),
             "origins": tuple(origins),
             "sites": tuple(sites),
             "carbon_signal": dict(carbon_signal),
             "wue_basis": {"kind": "given", "note": "the published total: on site and electricity"},
             "ewif_set": "none: water of electricity is contained in wue_l_per_kwh",
-            "price_basis": "wholesale",
             "demand_requests": {"axes": ["period", "origin"][: load.ndim], "values": load},
+            "gpus": _parts.ONE,
             "price_usd_per_mwh": usd,
             "carbon_g_per_kwh": kg * 1000,
             "wue_l_per_kwh": litres,
@@ -142,7 +139,7 @@ def eglb(
 
 
 def eglb_csv(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     gateways: int = 10,
     start: str = EGLB_START,
@@ -183,17 +180,15 @@ def eglb_csv(
     InputError
         With every missing column and every value that is not a number, by row and column.
     """
-    columns, rows = _table(path)
-    sites = _sites(columns)
-    wanted = ["hour", "load_fraction", *(f"{s}|{series}" for s in sites for series in EGLB_SERIES)]
-    missing = [Problem(f"column {c!r}", "is missing") for c in wanted if c not in columns]
+    table = read_table(path)
+    sites = _sites(table.columns)
     if not sites:
         shown = ", ".join(f"'Site|{series}'" for series in EGLB_SERIES)
-        missing.append(Problem("header", f"names no site; expected columns {shown}"))
-    if missing:
-        raise InputError(str(path), missing)
-    values = _numbers(path, columns, rows, wanted)
-    series = values[:, 2:].reshape(len(rows), len(sites), len(EGLB_SERIES))
+        text = f"names no site; expected columns {shown}"
+        raise InputError(str(path), [Problem("header", text)])
+    wanted = ["hour", "load_fraction", *(f"{s}|{series}" for s in sites for series in EGLB_SERIES)]
+    values = table.numbers(wanted, counted="hour")
+    series = values[:, 2:].reshape(len(values), len(sites), len(EGLB_SERIES))
     usd, kg, litres = np.moveaxis(series, 2, 0)
     return eglb(
         usd,
@@ -203,7 +198,7 @@ def eglb_csv(
         sites=sites,
         origins=[f"gateway {i + 1}" for i in range(gateways)],
         start=start,
-        provenance=provenance if provenance is not None else _published_provenance(),
+        provenance=_published() if provenance is None else provenance,
         name=name,
         price=price,
         water=water,
@@ -219,54 +214,6 @@ def _sites(columns: list[str]) -> list[str]:
     return list(dict.fromkeys(site for site, _, series in parts if site and series in EGLB_SERIES))
 
 
-def _unit_service() -> dict[str, Any]:
-    """Everything of an instance in which one request is one MWh on one 1 MW instance."""
-    zero: dict[str, Any] = {"axes": [], "values": 0.0}
-    one: dict[str, Any] = {"axes": [], "values": 1.0}
-    nothing = {"values": (0.0,), "probabilities": (1.0,)}
-    level = {
-        "requests_per_s": 1 / 3600,
-        "power_w": 1e6,
-        "itl_s": {"mean": 0.0},
-        "prefill_s": (0.0, 0.0),
-    }
-    return {
-        "modes": ("capacity",),
-        "models": ({"name": "load", "weight_bytes": None, "kv_bytes_per_token": None},),
-        "gpu_types": (
-            {"name": "MW", "memory_bytes": None, "embodied_kg": 0.0, "lifetime_s": 31536000.0},
-        ),
-        "profiles": (
-            {
-                "model": "load",
-                "mode": "capacity",
-                "gpu_type": "MW",
-                "gpus_per_instance": 1.0,
-                "power_boundary": "facility",
-                "prefill_tokens": (0.0, 1.0),
-                "levels": (level,),
-            },
-        ),
-        "classes": (
-            {
-                "name": "MWh",
-                "model": "load",
-                "prompt_tokens": nothing,
-                "output_tokens": nothing,
-                "work_per_request": {"capacity": 1.0},
-                "egress_bytes_per_request": 0.0,
-            },
-        ),
-        "gpus": one,
-        "pue": one,
-        "cycles_of_concentration": {"axes": [], "values": 6.0},
-        "ewif_l_per_kwh": zero,
-        "rtt_s": zero,
-        "last_mile_s": zero,
-        "egress_usd_per_gb": zero,
-    }
-
-
 def _stage(price: float, water: float, carbon: float, over_sites: str) -> dict[str, Any]:
     """Objective with the published weights (per USD, m3, t) on metrics in USD, L and kg."""
     return {
@@ -278,84 +225,6 @@ def _stage(price: float, water: float, carbon: float, over_sites: str) -> dict[s
     }
 
 
-def _hours(start: str, count: int) -> dict[str, Any]:
-    try:
-        first = datetime.fromisoformat(start)
-    except ValueError:
-        problem = Problem("start", f"{start!r} is not an ISO 8601 time")
-        raise InstanceError("eglb", [problem]) from None
-    stamps = ((first + timedelta(hours=i)).isoformat(timespec="minutes") for i in range(count))
-    return {
-        "start": tuple(stamp.replace("+00:00", "Z") for stamp in stamps),
-        "duration_s": (3600.0,) * count,
-    }
-
-
-def _published_provenance() -> dict[str, Any]:
-    return {
-        "description": "Environmentally equitable geographical load balancing of ten data centres",
-        "builder": "greenopt.problems.placement.builders.eglb_csv",
-        "data_licence": "MIT",
-        "sources": (dict(EGLB_SOURCE),),
-    }
-
-
-def _table(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a CSV file; blank lines are dropped."""
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            header, *rows = [row for row in csv.reader(stream) if row] or [[]]
-    except OSError as error:
-        problem = Problem("file", f"cannot be read: {error.strerror}")
-        raise InputError(str(path), [problem]) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        problem = Problem("file", f"is not a CSV table in UTF-8: {error}")
-        raise InputError(str(path), [problem]) from None
-    columns = [column.strip() for column in header]
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    problems = [Problem(f"column {column!r}", "stands there more than once") for column in twice]
-    if not rows:
-        problems.append(Problem("file", "has no rows below its header"))
-    if problems:
-        raise InputError(str(path), problems)
-    return columns, rows
-
-
-def _numbers(
-    path: str | os.PathLike[str], columns: list[str], rows: list[list[str]], wanted: list[str]
-) -> np.ndarray:
-    """Read the wanted columns as floats, or report every cell that is not what it should be."""
-    problems: list[Problem] = []
-    values = np.empty((len(rows), len(wanted)))
-    at = [columns.index(column) for column in wanted]
-    for i, row in enumerate(rows):
-        for j, column in enumerate(wanted):
-            cell = row[at[j]] if at[j] < len(row) else ""
-            check = _is_hour(i) if column == "hour" else _is_finite
-            values[i, j], expected = check(cell)
-            if expected:
-                where = f"data row {i + 1}, column {column!r}"
-                problems.append(Problem(where, f"is {cell!r}; expected {expected}"))
-    if problems:
-        more = [Problem("file", f"and {len(problems) - 5} more cells like these")]
-        raise InputError(str(path), problems[:5] + (more if len(problems) > 5 else []))
-    return values
-
-
-def _is_finite(cell: str) -> tuple[float, str]:
-    """Value of a cell and, if it is not a finite number, what was expected."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return 0.0, "a number"
-    return value, "" if math.isfinite(value) else "a finite number"
-
-
-def _is_hour(index: int) -> Callable[[str], tuple[float, str]]:
-    def check(cell: str) -> tuple[float, str]:
-        value, expected = _is_finite(cell)
-        if expected or value == index:
-            return value, expected
-        return value, f"{index}: rows are consecutive hours counted from 0"
-
-    return check
+def _published() -> dict[str, Any]:
+    text = "Environmentally equitable geographical load balancing of ten data centres"
+    return _parts.published(text, "eglb_csv", EGLB_SOURCE)
