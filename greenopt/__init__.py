@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from greenopt.io import load, load_solution, to_pyomo
     from greenopt.labelled import LabelledArray
     from greenopt.plots import plot
+    from greenopt.preparing import Prepared, prepare
     from greenopt.problems.placement.instance import PlacementInstance
     from greenopt.ranging import Marginal, Marginals, marginals
     from greenopt.results import Solution, StageResult, Status
@@ -49,6 +50,7 @@ _HOME = {
     "Marginals": "ranging",
     "ModelError": "errors",
     "PlacementInstance": "problems.placement.instance",
+    "Prepared": "preparing",
     "Solution": "results",
     "SolutionError": "errors",
     "SolverError": "errors",
@@ -61,6 +63,7 @@ _HOME = {
     "load_solution": "io",
     "marginals": "ranging",
     "plot": "plots",
+    "prepare": "preparing",
     "solve": "solving",
     "to_pyomo": "io",
 }
@@ -76,6 +79,7 @@ __all__ = [
     "Marginals",
     "ModelError",
     "PlacementInstance",
+    "Prepared",
     "Solution",
     "SolutionError",
     "SolverError",
@@ -89,6 +93,7 @@ __all__ = [
     "load_solution",
     "marginals",
     "plot",
+    "prepare",
     "solve",
     "to_pyomo",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from greenopt.checking import belongs
+from greenopt.errors import ModelError
 from greenopt.instance import Instance
 from greenopt.problems import part
-from greenopt.results import Solution, relative_gap
+from greenopt.results import Solution, Status, relative_gap
+from greenopt.solvers.registry import SOLVERS, find
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class StageCertificate:
         Relative gap between the stage's objective and the proved bound; 0 where the two are equal
         up to rounding around zero.
     kind : str
-        "proved", "claimed (tree)" for a MILP search's bound above the proved one, or "wrong".
+        "proved"; "claimed (tree)" for a MILP search's bound above the proved one, "claimed (tree),
+        also by SOLVER" where a second solver reproved it; or "wrong".
     """
 
     claimed_bound: float | None
@@ -53,7 +56,13 @@ class Certificate:
 
 
 def certify(
-    instance: Instance, solution: Solution, gap: float = 1e-6, tolerance: float = 1e-9
+    instance: Instance,
+    solution: Solution,
+    gap: float = 1e-6,
+    tolerance: float = 1e-9,
+    *,
+    reprove: str | None = None,
+    time_limit: float | None = None,
 ) -> Certificate:
     """Prove the solution's bounds by weak duality, evaluated without a solver.
 
@@ -70,13 +79,24 @@ def certify(
     tolerance : float
         Rounding allowed between a claimed bound and the proved one, relative to the sum of the
         absolute terms of the bound.
+    reprove : str, optional
+        Name of a second solver to ask for the last stage's bound where a MILP search of another
+        one only claims it.
+    time_limit : float, optional
+        Limit of the second solver, s.
 
     Raises
     ------
     SolutionError
         If the solution belongs to another instance.
+    ModelError
+        If the second solver is the one that made the claim.
     """
     belongs(instance, solution)
+    if reprove is not None:
+        own = SOLVERS.get(solution.solver)
+        if own is not None and own.program == find(reprove).program:
+            raise ModelError(f"{reprove} and {solution.solver} are one program; ask another one")
     lower_bound = part(instance.problem, "certify").lower_bound
     stages = []
     earlier: list[float] = []
@@ -103,11 +123,38 @@ def certify(
             )
         )
         earlier.append(max(stage.objective, proved))
+    if reprove is not None and stages and stages[-1].kind == "claimed (tree)":
+        second = _second_opinion(instance, solution, stages[-1], gap, reprove, time_limit)
+        stages[-1] = replace(stages[-1], kind=second)
     ok = bool(stages) and all(stage.kind != "wrong" for stage in stages)
     optimal = ok and all(
         stage.proved_gap is not None and stage.proved_gap <= max(gap, 1e-9) for stage in stages
     )
     return Certificate(ok, optimal, tuple(stages))
+
+
+def _second_opinion(
+    instance: Instance,
+    solution: Solution,
+    stage: StageCertificate,
+    gap: float,
+    solver: str,
+    time_limit: float | None,
+) -> str:
+    """What another solver's search says of a claimed bound."""
+    from greenopt.solving import solve
+
+    assert stage.claimed_bound is not None and solution.objective is not None
+    other = solve(instance, solver=solver, gap=gap, time_limit=time_limit, bound=False)
+    room = max(gap, 1e-9) * max(abs(solution.objective), abs(stage.claimed_bound))
+    complete = len(other.stages) == len(solution.stages)
+    if other.status == Status.INFEASIBLE:
+        return "wrong"  # there is a plan
+    if complete and other.objective is not None and other.objective < stage.claimed_bound - room:
+        return "wrong"  # a plan below the bound
+    if complete and other.bound is not None and other.bound >= stage.claimed_bound - room:
+        return f"claimed (tree), also by {solver}"
+    return stage.kind
 
 
 def _finite(value: float) -> float | None:

@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--gap", type=_non_negative, default=1e-6, help="what counts as optimal, 1e-6"
             )
+            command.add_argument(
+                "--reprove", metavar="SOLVER", help="ask a second solver for a claimed bound"
+            )
+            command.add_argument(
+                "--time-limit", type=_positive, metavar="S", help="of the second solver"
+            )
 
     info = commands.add_parser("info", help="what an instance holds and where it came from")
     info.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
@@ -422,8 +428,14 @@ def _certify(options: argparse.Namespace) -> int:
     from greenopt.io import load, load_solution
 
     instance, solution = load(options.instance), load_solution(options.solution)
-    certificate = certify(instance, solution, gap=options.gap)
-    tree = any(stage.kind == "claimed (tree)" for stage in certificate.stages)
+    certificate = certify(
+        instance,
+        solution,
+        gap=options.gap,
+        reprove=options.reprove,
+        time_limit=options.time_limit,
+    )
+    tree = any(stage.kind.startswith("claimed (tree)") for stage in certificate.stages)
     wide = solution.status == "optimal" and not certificate.optimal and not tree
     if options.json:
         print(json.dumps(asdict(certificate), allow_nan=False))

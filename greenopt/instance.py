@@ -30,7 +30,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from greenopt.errors import InstanceError, Problem
 from greenopt.files import read_json, write_json
-from greenopt.validation import Part, Positive, Text, line_errors, problems_of
+from greenopt.validation import FrozenDict, Part, Positive, Text, line_errors, problems_of
 
 AXIS_FIELDS = {
     "period": "periods",
@@ -168,7 +168,11 @@ class Quantity:
     def _numbers(self, nested: Any, axes: tuple[str, ...], prefix: tuple[str, ...]) -> np.ndarray:
         """Nested lists as an array, or every element that is not what it should be."""
         kinds = "b" if self.boolean else "fiu"
-        if isinstance(nested, np.ndarray) and nested.ndim == len(axes) and nested.dtype.kind in kinds:
+        if (
+            isinstance(nested, np.ndarray)
+            and nested.ndim == len(axes)
+            and nested.dtype.kind in kinds
+        ):
             return self._numbers_of_array(nested, prefix)
         try:
             array = np.array(nested, dtype=object)
@@ -413,14 +417,17 @@ class Instance(Part):
     title: ClassVar[str]
     """What the problem is called in words."""
 
-    @property
-    def sets(self) -> dict[str, tuple[str, ...]]:
+    short_names: ClassVar[Mapping[str, str]] = {}
+    """Fields by the short names that updates may use."""
+
+    @cached_property
+    def sets(self) -> Mapping[str, tuple[str, ...]]:
         """Labels of every axis that this instance has."""
-        return {
-            axis: labels(getattr(self, field))
+        return FrozenDict(
+            (axis, labels(getattr(self, field)))
             for axis, field in AXIS_FIELDS.items()
             if field in type(self).model_fields
-        }
+        )
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], source: str = "instance") -> Self:
@@ -516,7 +523,8 @@ class Instance(Part):
     @cached_property
     def sha256(self) -> str:
         """Digest of the content: the same numbers give the same digest, however they are stored."""
-        arrays = {n: v for n, v in self if isinstance(v, np.ndarray)}
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        arrays = {n: v for n, v in fields.items() if isinstance(v, np.ndarray)}
         rest = self.model_dump(mode="python", exclude=set(arrays))
         digest = hashlib.sha256(_canonical_json(rest).encode())
         for name, array in sorted(arrays.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -105,14 +105,23 @@ def solve(
     SolverError
         For an unknown or unusable solver.
     """
+    refuse_others(instance)
+    refuse_unknown(method, solver)
+    settings = Settings(solver, isolation, gap, bound, seed, threads)
+    return Run(instance, settings, time_limit, start).solution()
+
+
+def refuse_others(instance: Any) -> None:
+    """Refuse what is not an instance.
+
+    Raises
+    ------
+    ModelError
+        Saying what it is.
+    """
     if not isinstance(instance, Instance):
         given = type(instance).__name__
         raise ModelError(f"expected an instance, got a {given}; greenopt.load reads a file")
-    refuse_unknown(method, solver)
-    if gap < 0 or (time_limit is not None and time_limit <= 0):
-        raise ModelError("gap must be at least 0 and time_limit above 0 s")
-    run = _Run(instance, solver, isolation, time_limit, gap, start, bound, seed, threads)
-    return run.solution()
 
 
 def refuse_unknown(method: str, solver: str) -> None:
@@ -130,27 +139,93 @@ def refuse_unknown(method: str, solver: str) -> None:
     find(solver)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How to solve, as the parameters of `solve` of the same names say.
+
+    Raises
+    ------
+    ModelError
+        For a negative gap.
+    """
+
+    solver: str = "highs"
+    isolation: str = "auto"
+    gap: float = 1e-6
+    bound: bool = True
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.gap < 0:
+            raise ModelError("gap must be at least 0")
+
+
+class HandOver:
+    """How models get to a solver: whole, every time. `preparing` has one that keeps them there."""
+
+    def run(self, model: Model, stage: int, **how: Any) -> RawResult:
+        """Solve a stage of a model; parameters as for `solve_model`."""
+        return solve_model(model, stage, **how)
+
+    def refresh(self, stage: int, relax: bool) -> bool:
+        """Give up what is kept from earlier solves; whether there was anything."""
+        return False
+
+
 @dataclass
-class _Run:
-    """One exact solve on its way from instance to solution."""
+class Run:
+    """One exact solve on its way from instance to solution.
+
+    Attributes
+    ----------
+    instance : Instance
+        What to solve.
+    settings : Settings
+        How.
+    time_limit : float or None
+        Wall-clock limit on solver time, s.
+    start : Solution or None
+        A plan to start from.
+    hand_over : HandOver
+        How models get to the solver.
+    runtime_s, report, versions : dict
+        Of the solution.
+
+    Raises
+    ------
+    ModelError
+        For a time limit that is not above 0 s.
+    """
 
     instance: Any
-    solver: str
-    isolation: str
-    time_limit: float | None
-    gap: float
-    start: Solution | None
-    want_bound: bool
-    seed: int
-    threads: int
+    settings: Settings
+    time_limit: float | None = None
+    start: Solution | None = None
+    hand_over: HandOver = field(default_factory=HandOver)
     runtime_s: dict[str, float] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
-    def solution(self) -> Solution:
+    def __post_init__(self) -> None:
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise ModelError("time_limit must be above 0 s")
+
+    def formulate(self) -> Any:
+        """The model of the instance, with the way back."""
         with self._timed("build"):
-            formulation = part(self.instance.problem, "formulation").formulate(self.instance)
-        self.report["gap_asked"] = self.gap
+            return part(self.instance.problem, "formulation").formulate(self.instance)
+
+    def solution(self, formulation: Any = None) -> Solution:
+        """Solve, check and prove.
+
+        Parameters
+        ----------
+        formulation : optional
+            What `formulate` returns, if it is there already.
+        """
+        formulation = formulation or self.formulate()
+        self.report["gap_asked"] = self.settings.gap
         raw, stages, x, scales = self._stages(formulation)
         decision: dict[str, Any] = {}
         found = None
@@ -178,7 +253,7 @@ class _Run:
             instance=self.instance.name,
             instance_sha256=self.instance.sha256,
             method="exact",
-            solver=self.solver,
+            solver=self.settings.solver,
             status=status,
             stages=tuple(stages),
             decision=decision,
@@ -186,8 +261,8 @@ class _Run:
             metrics_by=found.metrics_by if found else {},
             sets=dict(self.instance.sets),
             runtime_s=self.runtime_s,
-            seed=self.seed,
-            threads=self.threads,
+            seed=self.settings.seed,
+            threads=self.settings.threads,
             versions={
                 "greenopt": __version__,
                 "python": platform.python_version(),
@@ -256,19 +331,19 @@ class _Run:
     ) -> RawResult:
         """Run the solver on one stage, timed."""
         phase = "bound" if relax else "solve"
-        solver = self._dual_solver if relax else self.solver
+        solver = self._dual_solver if relax else self.settings.solver
 
         def run(options: dict[str, Any], again: bool) -> RawResult:
             with self._timed(phase):
                 return self._run_once(model, stage, solver, relax, options, again, start)
 
-        return self._best_attempt(model, stage, solver, relax, run)
+        return self._best_attempt(model, stage, solver, relax, run, self._attempts(stage, relax))
 
     @property
     def _dual_solver(self) -> str:
         """Who solves the relaxation: the solver itself if it gives multipliers."""
-        info = find(self.solver)
-        return self.solver if info.continuous and info.duals else "highs"
+        info = find(self.settings.solver)
+        return info.name if info.continuous and info.duals else "highs"
 
     def _best_attempt(
         self,
@@ -277,6 +352,7 @@ class _Run:
         solver: str,
         relax: bool,
         run: Callable[[dict[str, Any], bool], RawResult],
+        attempts: Iterable[dict[str, Any]] = ATTEMPTS,
     ) -> RawResult:
         """Run a continuous model again, set otherwise, while its own bound leaves a gap.
 
@@ -284,7 +360,7 @@ class _Run:
         """
         searched = (model.is_integer and not relax) or not find(solver).duals
         best, best_gap = None, np.inf
-        for attempt, options in enumerate(ATTEMPTS):
+        for attempt, options in enumerate(attempts):
             raw = run(options, attempt > 0)
             if searched or raw.termination in DECIDED:
                 return best or raw
@@ -295,6 +371,13 @@ class _Run:
                 break
         assert best is not None
         return best
+
+    def _attempts(self, stage: int, relax: bool) -> Iterator[dict[str, Any]]:
+        """Settings to try in turn; first of all again on a model scaled for today's data."""
+        for options in ATTEMPTS:
+            yield options
+            if self.hand_over.refresh(stage, relax):
+                yield options
 
     def _run_once(
         self,
@@ -310,17 +393,17 @@ class _Run:
         left = float("inf") if self.time_limit is None else max(self.time_limit - spent, 1e-3)
         if again:  # a repair may take ten times the first run, not for ever
             left = min(left, 10 + 10 * self.runtime_s.get("solve", 0.0))
-        raw = solve_model(
+        raw = self.hand_over.run(
             model,
             stage,
             solver=solver,
             isolation=self._isolation_of(solver),
             time_limit_s=left,
-            gap=max(self.gap, NUMERICAL_FLOOR),
+            gap=max(self.settings.gap, NUMERICAL_FLOOR),
             relax=relax,
             **options,
-            threads=self.threads,
-            seed=self.seed,
+            threads=self.settings.threads,
+            seed=self.settings.seed,
             start=start,
         )
         if raw.version:
@@ -329,8 +412,8 @@ class _Run:
 
     def _isolation_of(self, solver: str) -> str:
         """What was asked for is about the solver that was asked for."""
-        same = find(solver).package == find(self.solver).package
-        return self.isolation if same else "auto"
+        same = find(solver).package == find(self.settings.solver).package
+        return self.settings.isolation if same else "auto"
 
     def _proved(self, model: Model, stage: int, raw: RawResult) -> tuple[float, bool]:
         """Distance between a point and its own weak-duality bound, and whether that suffices."""
@@ -338,15 +421,15 @@ class _Run:
             return np.inf, False
         objective = model.stages[stage]
         value, bound = objective.value(raw.x), objective.bound(model, raw.x, raw.row_dual)
-        return value - bound, closes(value, bound, self.gap, objective.size(raw.x))
+        return value - bound, closes(value, bound, self.settings.gap, objective.size(raw.x))
 
     def _stage_result(
         self, formulation: Any, model: Model, number: int, raw: RawResult, value: float
     ) -> StageResult:
         """The proof of a stage: own weak-duality bound, and the tree's claim for integers."""
         relaxed = raw
-        if model.is_integer or not find(self.solver).duals:
-            if not self.want_bound:
+        if model.is_integer or not find(self.settings.solver).duals:
+            if not self.settings.bound:
                 return StageResult(value, raw.tree_bound, "tree")
             relaxed = self._solve(model, number, relax=True)
         bound, marginals = -np.inf, {}
@@ -375,8 +458,8 @@ class _Run:
         if against:
             self.report["contradiction"] = {"solver": raw.message, "checker": against}
             return Status.ERROR
-        proved = closes(recomputed, stages[-1].bound, self.gap, scale) and all(
-            closes(stage.objective, stage.bound, self.gap, size)
+        proved = closes(recomputed, stages[-1].bound, self.settings.gap, scale) and all(
+            closes(stage.objective, stage.bound, self.settings.gap, size)
             for stage, size in zip(stages[:-1], scales, strict=False)
         )
         complete = len(stages) == len(self.instance.objective)
@@ -412,8 +495,8 @@ class _Run:
                 isolation=self._isolation_of("highs"),
                 time_limit_s=limit,
                 relax=relax,
-                threads=self.threads,
-                seed=self.seed,
+                threads=self.settings.threads,
+                seed=self.settings.seed,
                 **options,
             )
 

@@ -3,11 +3,14 @@
 Run it from anywhere after an instance was added or rebuilt:
 
     python instances/build_best_known.py
+    python instances/build_best_known.py placement-freesh
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +25,35 @@ def record(path: Path) -> dict[str, Any]:
     Raises
     ------
     SystemExit
-        If the plan fails its check or the bound is not proved: then nothing is written.
+        If the plan fails its check, or the bound of an instance without whole numbers is not
+        proved: then nothing is written.
     """
     instance = go.load(path)
     solution = go.solve(instance, gap=0.0)
-    certificate = go.certify(instance, solution)
-    if not (go.check(instance, solution).ok and certificate.optimal):
-        raise SystemExit(f"{path}: {solution.status}, {certificate}")
-    return {
+    known: dict[str, Any] = {
         "sha256": instance.sha256,
         "status": str(solution.status),
         "objective": solution.objective,
-        "bound": certificate.stages[-1].proved_bound,
-        "proof": "weak duality from the solution's marginals, evaluated by greenopt.certify",
         "found_by": f"{solution.method} with HiGHS {solution.versions['highs']}",
     }
+    if solution.status == go.Status.INFEASIBLE:
+        return known | {"bound": None, "proof": "none: HiGHS finds no plan"}
+    certificate = go.certify(instance, solution)
+    if not (go.check(instance, solution).ok and certificate.ok):
+        raise SystemExit(f"{path}: {solution.status}, {certificate}")
+    if solution.bound_source == "tree":
+        return known | {"bound": solution.bound, "proof": "HiGHS's search tree, not proved anew"}
+    if not certificate.optimal:
+        raise SystemExit(f"{path}: {solution.status}, {certificate}")
+    proof = "weak duality from the solution's marginals, evaluated by greenopt.certify"
+    return known | {"bound": certificate.stages[-1].proved_bound, "proof": proof}
 
 
-def main() -> None:
-    """Rewrite the best known values of every folder."""
+def main(names: Sequence[str]) -> None:
+    """Rewrite the best known values of the folders named, or of all."""
     for folder in sorted(path for path in HERE.iterdir() if path.is_dir()):
+        if names and folder.name not in names:
+            continue
         files = sorted(folder.glob("*.json*"))
         known = {
             path.name.removesuffix(".gz").removesuffix(".json"): record(path)
@@ -53,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

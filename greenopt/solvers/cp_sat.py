@@ -13,7 +13,8 @@ from greenopt.errors import SolverError
 from greenopt.labelled import FloatArray
 from greenopt.solvers.claims import obvious
 from greenopt.solvers.or_tools import load_helper, version
-from greenopt.solvers.task import Answer, Line, Task, Termination
+from greenopt.solvers.scaling import Scaled
+from greenopt.solvers.task import PRIMAL_TOLERANCE, Answer, Line, Task, Termination
 
 __all__ = ["solve", "version"]
 
@@ -49,12 +50,15 @@ class Whole:
         Largest difference within the bounds of the columns that rounding makes to a row's sum.
     reach : ndarray
         Largest absolute value of a row's sum.
+    exact : ndarray of bool
+        Whether the coefficients became whole without rounding.
     """
 
     coefficients: Any
     factor: FloatArray
     slack: FloatArray
     reach: FloatArray
+    exact: Any
 
 
 def whole(matrix: Any, reach: FloatArray) -> Whole:
@@ -74,22 +78,22 @@ def whole(matrix: Any, reach: FloatArray) -> Whole:
     row = np.repeat(np.arange(n_rows), np.diff(matrix.indptr))
     size = np.bincount(row, np.abs(matrix.data) * np.maximum(reach[matrix.indices], 1), n_rows)
     largest = LARGEST_SUM / np.maximum(size, np.finfo(float).tiny)
-    factor = np.exp2(np.floor(np.log2(largest)))
+    factor, exact = np.exp2(np.floor(np.log2(largest))), np.zeros(n_rows, dtype=bool)
     for power in FACTORS[::-1]:
         times = matrix.data * power
         broken = np.abs(times - np.round(times)) > 4e-16 * np.abs(times)
-        exact = (np.bincount(row, broken, n_rows) == 0) & (power <= largest)
-        factor = np.where(exact, power, factor)
+        does = (np.bincount(row, broken, n_rows) == 0) & (power <= largest)
+        factor, exact = np.where(does, power, factor), exact | does
     times = matrix.data * factor[row]
     near = np.round(times)
-    error = np.abs(times - near)
-    error[error <= 4e-16 * np.abs(times)] = 0.0
+    error = np.where(exact[row], 0.0, np.abs(times - near))
     columns = reach[matrix.indices]
     return Whole(
         near,
         factor,
         np.bincount(row, error * columns, n_rows).astype(float),
         np.bincount(row, np.abs(near) * columns, n_rows).astype(float),
+        exact,
     )
 
 
@@ -114,7 +118,8 @@ def _run(task: Task, line: Line) -> Answer:
     model = helper.CpModelProto()
     for low, high in zip(lower.astype(int).tolist(), upper.astype(int).tolist(), strict=True):
         model.variables.add().domain.extend([low, high])
-    _add_rows(model, rows, scaled.row_lower / scaled.row, scaled.row_upper / scaled.row, reach)
+    if not _add_rows(model, rows, scaled, reach):
+        return Answer(Termination.INFEASIBLE, message="no whole number between the sides of a row")
     costs = sparse.csr_array((scaled.c / scaled.objective).reshape(1, -1))
     objective = whole(costs, reach)
     if costs.nnz:
@@ -126,15 +131,21 @@ def _run(task: Task, line: Line) -> Answer:
     return _search(helper, model, objective, task, line)
 
 
-def _add_rows(
-    model: Any, rows: Any, lower: FloatArray, upper: FloatArray, reach: FloatArray
-) -> None:
-    """Whole rows, their sides moved outwards by what rounding may cost."""
+def _add_rows(model: Any, rows: Any, scaled: Scaled, reach: FloatArray) -> bool:
+    """Whole rows, their sides moved outwards by what rounding may cost; whether each can hold.
+
+    Rows that had to be rounded hold within the tolerance that other solvers are given too.
+    """
     made = whole(rows, reach)
-    low, high = lower * made.factor, upper * made.factor
-    low = np.maximum(low - made.slack - SLIGHT - 4e-16 * np.abs(low), -made.reach - 1)
-    high = np.minimum(high + made.slack + SLIGHT + 4e-16 * np.abs(high), made.reach + 1)
-    domains = np.column_stack([np.ceil(low), np.floor(high)]).astype(int).tolist()
+    unit = made.factor / scaled.row
+    room = np.where(made.exact, SLIGHT, made.slack + PRIMAL_TOLERANCE * unit)
+    low, high = scaled.row_lower * unit, scaled.row_upper * unit
+    low = np.ceil(low - room - 4e-16 * np.abs(low))
+    high = np.floor(high + room + 4e-16 * np.abs(high))
+    low, high = np.maximum(low, -made.reach - 1), np.minimum(high, made.reach + 1)
+    if (low > high).any():
+        return False
+    domains = np.column_stack([low, high]).astype(int).tolist()
     columns, coefficients = rows.indices.tolist(), made.coefficients.astype(int).tolist()
     starts = rows.indptr.tolist()
     for i, domain in enumerate(domains):
@@ -142,6 +153,7 @@ def _add_rows(
         linear.vars.extend(columns[part])
         linear.coeffs.extend(coefficients[part])
         linear.domain.extend(domain)
+    return True
 
 
 def _search(helper: Any, model: Any, objective: Whole, task: Task, line: Line) -> Answer:

@@ -94,14 +94,21 @@ class Program:
         _pass(self._highspy, self._highs, task.scaled)
         self._highs.HandleUserInterrupt = True
         self._highs.cbMipImprovingSolution += self._improve
-        if task.verbose:
+        if task.verbose and task.algorithm != "pdlp":  # which would print, whatever it is told
             self._set("log_to_console", False)
             self._set("output_flag", True)
             self._highs.cbLogging += lambda event: self._line.log(event.message.rstrip())
 
     def change(self, change: Change) -> None:
-        """Change costs, bounds or integrality in place; the basis is kept."""
+        """Change costs, bounds, integrality or coefficients; the basis is kept."""
         highs = self._highs
+        if change.whole is not None:
+            basis = highs.getBasis()
+            _pass(self._highspy, highs, change.whole)
+            if basis.valid:
+                self._must(highs.setBasis(basis))
+            self._integer = change.whole.integer
+            self._set_options()
         if change.costs is not None:
             where, values = change.costs
             self._must(highs.changeColsCost(len(where), where, values))

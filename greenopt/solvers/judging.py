@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from greenopt.labelled import FloatArray
 from greenopt.model import Model
 from greenopt.solvers import points
@@ -126,7 +128,7 @@ class _Verdict:
             return
         whole = points.rounded(self._scaled, x)
         fault = points.fault(self._model, self._scaled, whole)
-        if fault and (whole != x).any():
+        if fault and np.isfinite(x).all() and (whole != x).any():
             repaired = repair(whole)
             if repaired is not None:
                 whole, fault = repaired, points.fault(self._model, self._scaled, repaired)

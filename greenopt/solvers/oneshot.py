@@ -178,6 +178,8 @@ class _Run:
         if given.shape != scaled.c.shape:
             text = f"has {given.size} values for {scaled.c.size} columns"
             return None, StartReport(False, None, text)
+        if np.isinf(given).any():
+            return None, StartReport(False, None, "it has entries that are not finite numbers")
         x = points.rounded(scaled, given / scaled.column)
         missing = np.isnan(x)
         if missing.any():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -58,13 +62,31 @@ def _run(task: Task, line: Line) -> Answer:
     solver.set_solver_specific_parameters(_PARAMETERS[task.algorithm](task))
     if np.isfinite(task.time_limit_s):
         solver.set_time_limit_in_seconds(task.time_limit_s)
-    if task.verbose:
-        solver.enable_output(True)
-        solver.set_log_callback(line.log)
     line.stop = solver.interrupt_solve
     started = time.perf_counter()
-    solver.solve(model)
+    if task.verbose and line.owns_output:
+        solver.enable_output(True)
+        with _caught_output(line):
+            solver.solve(model)
+    else:
+        solver.solve(model)
     return _answer(helper, solver, task, time.perf_counter() - started)
+
+
+@contextmanager
+def _caught_output(line: Line) -> Iterator[None]:
+    """Make log lines of what goes to standard output: OR-Tools' own way does not work in Python."""
+    with tempfile.TemporaryFile() as caught:
+        output = os.dup(1)
+        os.dup2(caught.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(output, 1)
+            os.close(output)
+            caught.seek(0)
+            for text in caught.read().decode(errors="replace").splitlines():
+                line.log(text)
 
 
 def _model(helper: Any, task: Task) -> Any:

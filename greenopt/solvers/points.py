@@ -65,8 +65,9 @@ def _off(value: float, sides: tuple[float, float], unit: float) -> str:
 
 def rounded(scaled: Scaled, x: FloatArray) -> FloatArray:
     """The point with whole numbers where it is within rounding of them."""
-    near = np.round(x)
-    return np.where(scaled.integer & (np.abs(x - near) <= WHOLE), near, x)
+    known = np.where(np.isfinite(x), x, 0.5)
+    near = np.round(known)
+    return np.where(scaled.integer & (np.abs(known - near) <= WHOLE), near, x)
 
 
 def column_name(model: Model, position: int) -> str:

@@ -226,6 +226,7 @@ class _Pool:
             while idle:
                 if (worker := idle.pop()).alive:
                     return worker
+                worker.kill()  # it died unnoticed; its pipes are left
         worker = Worker(module)
         with self._lock:
             self._every = [w for w in self._every if w.alive] + [worker]

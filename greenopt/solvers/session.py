@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from greenopt.errors import SolverError
 from greenopt.labelled import FloatArray
@@ -85,11 +86,13 @@ class Session:
         self,
         *,
         c: FloatArray | None = None,
+        matrix: Any = None,
         row_lower: FloatArray | None = None,
         row_upper: FloatArray | None = None,
         column_lower: FloatArray | None = None,
         column_upper: FloatArray | None = None,
         relax: bool | None = None,
+        names: Model | None = None,
     ) -> None:
         """Change the model; only what differs goes to the solver.
 
@@ -97,8 +100,12 @@ class Session:
         ----------
         c, row_lower, row_upper, column_lower, column_upper : ndarray, optional
             Whole arrays in the model's own units.
+        matrix : scipy.sparse.csr_array, optional
+            Other coefficients in the places of the old ones.
         relax : bool, optional
             Drop integrality, or demand it again.
+        names : Model, optional
+            A model of the same blocks whose labels stand in messages from now on.
 
         Raises
         ------
@@ -120,9 +127,15 @@ class Session:
         }
         if relax is not None:
             arrays["integer"] = np.zeros_like(old.integer) if relax else self._model.integer
+        if matrix is not None:
+            arrays["matrix"] = _scaled_matrix(matrix, old)
+        self._model = names or self._model
         new = replace(old, **arrays)
         refuse_senseless(
-            0.0, new.c, (new.row_lower, new.row_upper), (new.column_lower, new.column_upper)
+            new.matrix.data,
+            new.c,
+            (new.row_lower, new.row_upper),
+            (new.column_lower, new.column_upper),
         )
         self._task = replace(self._task, scaled=new)
         if self._host is not None:
@@ -224,8 +237,20 @@ def _scaled(name: str, values: FloatArray, factor: FloatArray) -> FloatArray:
     return array * factor
 
 
+def _scaled_matrix(matrix: Any, old: Scaled) -> Any:
+    """The matrix as the model was scaled."""
+    row, column = sparse.diags_array(old.row), sparse.diags_array(old.column)
+    new = sparse.csc_array(row @ (matrix @ column))
+    places = (new.indptr, old.matrix.indptr), (new.indices, old.matrix.indices)
+    if not all(np.array_equal(a, b) for a, b in places):
+        raise SolverError("the matrix has coefficients in other places; make a new session")
+    return new
+
+
 def _difference(old: Scaled, new: Scaled) -> Change:
-    """What turns one model into another of the same matrix."""
+    """What turns one model into another with coefficients in the same places."""
+    if new.matrix is not old.matrix:
+        return Change(whole=new)
     costs = _positions((old.c, new.c))
     columns = _positions((old.column_lower, new.column_lower), (old.column_upper, new.column_upper))
     rows = _positions((old.row_lower, new.row_lower), (old.row_upper, new.row_upper))

@@ -180,12 +180,15 @@ class Change:
         New bounds.
     integer : ndarray of bool or None
         New integrality of all columns.
+    whole : Scaled or None
+        The whole new model where coefficients of its matrix change, not their places.
     """
 
     costs: tuple[Any, Any] | None = None
     columns: tuple[Any, Any, Any] | None = None
     rows: tuple[Any, Any, Any] | None = None
     integer: Any = None
+    whole: Scaled | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +212,9 @@ class Line:
 
     A backend tells incumbents and log lines, and leaves a way to stop it.
     """
+
+    owns_output = False
+    """Whether standard output belongs to the solver alone, so that its log can be caught there."""
 
     def __init__(self, on_log: Callable[[str], None]) -> None:
         self.incumbent: FloatArray | None = None

@@ -112,6 +112,8 @@ class _Service:
 class _Told(Line):
     """A line whose other end is in another process."""
 
+    owns_output = True
+
     def __init__(self, tell: Any) -> None:
         super().__init__(lambda text: tell("log", text))
         self._tell = tell

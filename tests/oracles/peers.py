@@ -17,7 +17,7 @@ def optimum(
     whole: bool = True,
 ) -> float | None:
     """Least cost of whole (or any) x from 0 to upper, None where there is none."""
-    unit = max(float(np.abs(cost).max()), 1e-300)  # HiGHS's tolerances are absolute
+    unit = max(float(np.abs(cost).max()), 1e-300) / 1e4  # HiGHS takes 1e-7 for nothing
     found = milp(
         cost / unit,
         integrality=np.full(cost.size, int(whole)),

@@ -66,7 +66,7 @@ def test_known_answers(case: Case, name: str) -> None:
 
 
 def assert_kkt(model: Model, raw: RawResult, tolerance: float) -> None:
-    """Feasibility, signs and complementarity of multipliers, stationarity, and no gap."""
+    """Feasibility, signs and complementarity of multipliers, stationarity, and no gap in a box."""
     assert raw.x is not None
     assert raw.row_dual is not None
     stage, x, dual = model.stages[0], raw.x, raw.row_dual
@@ -74,10 +74,9 @@ def assert_kkt(model: Model, raw: RawResult, tolerance: float) -> None:
     assert_leaning(dual, model.matrix @ x, model.row_lower, model.row_upper, tolerance)
     reduced = gradient - model.matrix.T @ dual
     assert_leaning(reduced, x, model.column_lower, model.column_upper, tolerance)
-    value = stage.value(x)
-    assert stage.bound(model, x, np.where(abs(dual) < tolerance, 0, dual)) >= value - 100 * (
-        tolerance * max(1.0, stage.size(x))
-    )
+    if np.isfinite([model.column_lower, model.column_upper]).all():
+        room = 100 * tolerance * max(1.0, stage.size(x))
+        assert stage.bound(model, x, dual) >= stage.value(x) - room
 
 
 def assert_leaning(multiplier: Any, value: Any, lower: Any, upper: Any, tolerance: float) -> None:

@@ -323,15 +323,16 @@ class _Checker:
             if k.deferral_limit_s is None and stock[:, :, i].max() > self.tolerance:
                 self._violated("deferral is forbidden", k.name, stock[:, :, i].sum())
         self._follow_cohorts(served + unmet)
+        until_next = np.append(np.diff(self.moments), 0.0)
+        self.held_request_s = stock.sum(axis=1) * until_next[:, None]
 
     def _follow_cohorts(self, left: Any) -> None:
-        """Let requests leave first in, first out, and see who waits how long.
+        """Let requests leave first in, first out, and see who waits too long.
 
         `left` are the requests served or given up in each period. A request still there at the end
         of a period must be allowed to wait until the next one begins; there is none after the last.
         """
         until = np.append(self.moments[1:], np.inf)
-        self.held_request_s = np.zeros((len(until), len(self.inst.classes)))
         late = np.zeros_like(self.inst.demand_requests)
         arrived, gone = np.cumsum(self.inst.demand_requests, axis=0), np.cumsum(left, axis=0)
         for i, k in enumerate(self.inst.classes):
@@ -343,8 +344,6 @@ class _Checker:
                 cohorts = np.minimum(ahead, self.inst.demand_requests[: t + 1, :, i])
                 wait = moment - self.moments[: t + 1]
                 late[t, :, i] = cohorts[wait > k.deferral_limit_s * (1 + 1e-9)].sum(axis=0)
-                if np.isfinite(moment):
-                    self.held_request_s[t, i] = cohorts.sum() * (moment - self.moments[t])
         self._compare("deferral limit", late, arrived, ("period", "origin", "class"))
 
     def _check_load(self) -> None:
@@ -374,11 +373,18 @@ class _Checker:
                 self._violated(
                     "reachability", f"{closed.sum()} flows", f["value"][live][closed].sum()
                 )
-        used = np.unique(
-            np.array([f[a][live] for a in ("origin", "class", "site", "profile", "level")]), axis=1
-        )
-        for o, k, s, p, level in used.T:
+        kinds, shape = self._kinds_of_flow()
+        used = np.flatnonzero(np.bincount(kinds[live]))
+        for o, k, s, p, level in np.transpose(np.unravel_index(used, shape)):
             self._check_limits(int(o), inst.classes[k], int(s), inst.profiles[p], int(level))
+
+    def _kinds_of_flow(self) -> tuple[Any, tuple[int, ...]]:
+        """Number of each flow's (origin, class, site, profile, level), and the grid of numbers."""
+        axes = ("origin", "class", "site", "profile", "level")
+        shape = tuple(
+            len(self.inst.profiles) if a == "profile" else len(self.sets[a]) for a in axes
+        )
+        return np.ravel_multi_index(tuple(self.flow[a] for a in axes), shape), shape
 
     def _check_limits(self, o: int, k: RequestClass, s: int, p: Profile, level: int) -> None:
         """One class from one origin at one site and level: TTFT, TBT, KV memory."""
@@ -690,14 +696,15 @@ class _Checker:
         Of a class that waits for a start at a site and in a mode, every flow there has its share.
         """
         inst, f = self.inst, self.flow
-        axes = ("origin", "class", "site", "profile", "level")
-        keys, inverse = np.unique(np.array([f[a] for a in axes]), axis=1, return_inverse=True)
+        kinds, shape = self._kinds_of_flow()
+        used = np.flatnonzero(np.bincount(kinds))
         at = tuple(f[a] for a in ("period", "class", "site", "mode"))
         waiting = f["value"] * (self.wait_share[at] if len(self.waits["value"]) else 0.0)
-        served = np.bincount(inverse.ravel(), f["value"] - waiting, keys.shape[1])
-        waited = np.bincount(inverse.ravel(), waiting, keys.shape[1])
+        served = np.bincount(kinds, f["value"] - waiting)[used]
+        waited = np.bincount(kinds, waiting)[used]
         of_class: list[list[tuple[Any, Any]]] = [[] for _ in inst.classes]
-        for (o, k, s, p, level), amount, late in zip(keys.T, served, waited, strict=True):
+        keys = np.transpose(np.unravel_index(used, shape))
+        for (o, k, s, p, level), amount, late in zip(keys, served, waited, strict=True):
             lengths, profile = inst.classes[k].prompt_tokens, inst.profiles[p]
             curve = profile.levels[level].prefill_s
             prefill = np.interp(lengths.values, profile.prefill_tokens, curve)

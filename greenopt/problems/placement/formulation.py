@@ -6,7 +6,7 @@ groups, objective terms and budgets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -52,6 +52,9 @@ ROW_UNITS = {
 
 Coefficients = dict[str, FloatArray]
 """Coefficients of a metric by column block."""
+
+LevelKeys = Sequence[Sequence[Hashable]]
+"""A key for each level of each profile."""
 
 
 def prefill_statistic(k: RequestClass, profile: Profile, level: int, name: Statistic) -> float:
@@ -100,8 +103,20 @@ class Service:
         return int(np.flatnonzero(self.group == group)[0])
 
 
-def services(inst: PlacementInstance, everywhere: bool = False) -> list[Service]:
-    """Eligibility and level groups of every profile; `everywhere` as if no site were without GPUs."""
+def services(
+    inst: PlacementInstance, everywhere: bool = False, apart: LevelKeys | None = None
+) -> list[Service]:
+    """Eligibility and level groups of every profile.
+
+    Parameters
+    ----------
+    inst : PlacementInstance
+        Whose.
+    everywhere : bool
+        As if no site were without GPUs.
+    apart : sequence of sequence of hashable, optional
+        A key for each level of each profile; levels of different keys are in different groups.
+    """
     gpu_type = {name: i for i, name in enumerate(inst.sets["gpu_type"])}
     mode = {name: i for i, name in enumerate(inst.modes)}
     result = []
@@ -119,7 +134,8 @@ def services(inst: PlacementInstance, everywhere: bool = False) -> list[Service]
         if inst.reachable is not None:
             reach: Any = inst.reachable[:, :, :, :, mode[profile.mode]].any(axis=0)
             offered &= np.moveaxis(reach[:, classes], 0, 1)[:, None]
-        result.append(Service(index, profile, holds, classes, eligible, _groups(profile, offered)))
+        group = _groups(profile, offered, apart[index] if apart else None)
+        result.append(Service(index, profile, holds, classes, eligible, group))
     return result
 
 
@@ -142,10 +158,18 @@ def _eligible(inst: PlacementInstance, k: RequestClass, profile: Profile, level:
 
 def _fits_memory(inst: PlacementInstance, k: RequestClass, profile: Profile, level: int) -> bool:
     """Whether the batch that Little's law implies fits beside the weights."""
+    need, room = kv_need_and_room_bytes(inst, k, profile, level)
+    return need <= room * (1 + SLACK)
+
+
+def kv_need_and_room_bytes(
+    inst: PlacementInstance, k: RequestClass, profile: Profile, level: int
+) -> tuple[float, float]:
+    """KV cache of an instance that serves a class alone, and what fits; 0 and infinite unmodelled."""
     model = next(n for n in inst.models if n.name == k.model)
     gpu = next(h for h in inst.gpu_types if h.name == profile.gpu_type)
     if model.weight_bytes is None or model.kv_bytes_per_token is None or gpu.memory_bytes is None:
-        return True
+        return 0.0, np.inf
     measured = profile.levels[level]
     tokens_out = k.output_tokens.mean
     residence = prefill_statistic(k, profile, level, "mean") + tokens_out * measured.itl_s["mean"]
@@ -154,15 +178,14 @@ def _fits_memory(inst: PlacementInstance, k: RequestClass, profile: Profile, lev
     room = kv_cache.kv_capacity_bytes(
         profile.gpus_per_instance, gpu.memory_bytes, gpu.usable_memory_fraction, model.weight_bytes
     )
-    need = batch * (k.prompt_tokens.mean + tokens_out) * model.kv_bytes_per_token
-    return bool(need <= room * (1 + SLACK))
+    return batch * (k.prompt_tokens.mean + tokens_out) * model.kv_bytes_per_token, room
 
 
-def _groups(profile: Profile, offered: Any) -> IntArray:
+def _groups(profile: Profile, offered: Any, apart: Sequence[Hashable] | None = None) -> IntArray:
     """Number the groups of levels that latency does not tell apart, by their lowest level."""
-    known: dict[tuple[bytes, tuple[float, ...]], int] = {}
+    known: dict[tuple[Hashable, ...], int] = {}
     keys = [
-        (offered[:, level].tobytes(), measured.prefill_s)
+        (offered[:, level].tobytes(), measured.prefill_s, apart[level] if apart else None)
         for level, measured in enumerate(profile.levels)
     ]
     return np.array([known.setdefault(key, len(known)) for key in keys], dtype=np.int64)
@@ -218,6 +241,8 @@ class Formulation:
         What to formulate.
     everywhere : bool
         Give every site the columns of every profile, also where it has no GPUs.
+    apart : sequence of sequence of hashable, optional
+        A key for each level of each profile; levels of different keys are in different groups.
 
     Attributes
     ----------
@@ -227,9 +252,14 @@ class Formulation:
 
     elastic_rows = (("budget",), ("demand", "budget"))
 
-    def __init__(self, instance: PlacementInstance, everywhere: bool = False) -> None:
+    def __init__(
+        self,
+        instance: PlacementInstance,
+        everywhere: bool = False,
+        apart: LevelKeys | None = None,
+    ) -> None:
         self.instance = instance
-        self.services = services(instance, everywhere)
+        self.services = services(instance, everywhere, apart)
         self.duration_s = np.array(instance.periods.duration_s)
         self._block_begin = np.cumsum([0, *instance.blocks[:-1]])  # first period of each block
         self._block = np.repeat(np.arange(len(instance.blocks)), instance.blocks)

@@ -28,6 +28,7 @@ from greenopt.physics.latency import quantile
 from greenopt.problems.placement.metrics import METRICS, PERIODLESS, SITELESS
 from greenopt.validation import (
     Fraction,
+    FrozenDict,
     NonNegative,
     NotBoolean,
     Number,
@@ -68,7 +69,7 @@ class Distribution(Part):
             raise line_errors([(("probabilities",), f"adds up to {total!r}, expected 1")])
         return self
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Expected token count."""
         return float(np.dot(self.values, self.probabilities))
@@ -382,6 +383,7 @@ class PlacementInstance(Instance):
     """
 
     title: ClassVar[str] = "Geo-distributed request placement"
+    short_names: ClassVar[Mapping[str, str]] = {"demand": "demand_requests"}
 
     problem: Literal["placement"]
     """Always "placement"."""
@@ -624,7 +626,7 @@ class PlacementInstance(Instance):
     @field_validator("initial_instances", "fixed_instances")
     @classmethod
     def _instances_can_run(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None or not {"profiles", "gpus", "gpu_types"} <= set(info.data):
+        if value is None or not {"profiles", "gpus", "gpu_types", *_SNM_FIELDS} <= set(info.data):
             return value
         found: Found = []
         given = value if value.ndim == 4 else value[None]
@@ -770,11 +772,11 @@ class PlacementInstance(Instance):
             raise line_errors([((), text + "need a limit")])
         return value
 
-    @property
-    def sets(self) -> dict[str, tuple[str, ...]]:
+    @cached_property
+    def sets(self) -> Mapping[str, tuple[str, ...]]:
         """Labels of every axis."""
         deepest = max(len(profile.levels) for profile in self.profiles)
-        return {**super().sets, "level": tuple(str(i) for i in range(deepest))}
+        return FrozenDict({**super().sets, "level": tuple(str(i) for i in range(deepest))})
 
     @cached_property
     def unmet_allowed(self) -> bool:

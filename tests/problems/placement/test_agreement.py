@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import highspy
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +14,6 @@ from oracles.canonical import Canonical, Key, differences, of_arrays, of_pyomo
 from oracles.tiny import CORE_FEATURES, FEATURES, random_document, tiny
 from pyomo.contrib.solver.common.factory import SolverFactory
 from pyomo.environ import Var
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 import greenopt as go
 from greenopt.certifying import certify
@@ -60,18 +60,26 @@ def matrix_differences(instance: go.PlacementInstance) -> list[str]:
     return found
 
 
+def solved(model: Any) -> Any:
+    """Result of the Pyomo statement by HiGHS.
+
+    Costs of one request are small beside those of everything: prices that are off by HiGHS's usual
+    1e-7 may leave thousands of requests at the wrong place.
+    """
+    return SolverFactory("highs").solve(
+        model,
+        load_solutions=False,
+        raise_exception_on_nonoptimal_result=False,
+        rel_gap=1e-9,
+        solver_options={"dual_feasibility_tolerance": 1e-10},
+    )
+
+
 def pyomo_values(instance: go.PlacementInstance) -> list[float] | None:
     """Optimal value of every stage by Pyomo and HiGHS; None if there is no plan."""
     fixed: list[float] = []
     for stage in range(len(instance.objective)):
-        model = pyomo_placement.build(instance, stage, fixed)
-        solver = SolverFactory("highs")
-        options: dict[str, Any] = {
-            "load_solutions": False,
-            "raise_exception_on_nonoptimal_result": False,
-            "rel_gap": 1e-9,
-        }
-        result = solver.solve(model, **options)
+        result = solved(pyomo_placement.build(instance, stage, fixed))
         if result.incumbent_objective is None:
             return None
         fixed.append(float(result.incumbent_objective))
@@ -127,7 +135,7 @@ def test_solutions_are_optimal_checked_and_proved(
     assert report.ok, report.lines()
     certificate = certify(instance, solution)
     assert certificate.ok, certificate
-    if instance.balance == "packed":
+    if not to_model(instance).is_integer:
         assert certificate.optimal, certificate
 
 
@@ -146,9 +154,7 @@ def test_pyomo_solution_passes_our_rows_and_ours_passes_pyomo(
     """Each statement's solution is feasible in the other, and costs there the same."""
     instance = draw(seed, features)
     model = pyomo_placement.build(instance)
-    result = SolverFactory("highs").solve(
-        model, raise_exception_on_nonoptimal_result=False, load_solutions=False, rel_gap=1e-9
-    )
+    result = solved(model)
     assert result.incumbent_objective is not None
     result.solution_loader.load_vars()
     ours, theirs = of_arrays(to_model(instance), 0), of_pyomo(model)
@@ -174,17 +180,31 @@ def key_of(index: Any) -> tuple[int, ...]:
 
 
 def our_point(instance: go.PlacementInstance) -> dict[Key, float]:
-    """Optimal values of the fast formulation's columns, by SciPy's own HiGHS."""
+    """Optimal values of the fast formulation's columns, by a plain run of HiGHS."""
     model = to_model(instance)
-    result = milp(
+    lp = highspy.HighsLp()
+    lp.num_row_, lp.num_col_ = model.matrix.shape
+    lp.col_cost_, lp.col_lower_, lp.col_upper_ = (
         model.stages[0].c,
-        integrality=model.integer.astype(int),
-        bounds=Bounds(model.column_lower, model.column_upper),
-        constraints=LinearConstraint(model.matrix, model.row_lower, model.row_upper),
-        options={"mip_rel_gap": 1e-9},
+        model.column_lower,
+        model.column_upper,
     )
-    assert result.success, result.message
-    return dict(zip(of_arrays(model, 0).columns, map(float, result.x), strict=True))
+    lp.row_lower_, lp.row_upper_ = model.row_lower, model.row_upper
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = model.matrix.indptr
+    lp.a_matrix_.index_ = model.matrix.indices
+    lp.a_matrix_.value_ = model.matrix.data
+    kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+    lp.integrality_ = [kinds[int(whole)] for whole in model.integer]
+    highs = highspy.Highs()
+    highs.silent()
+    highs.setOptionValue("mip_rel_gap", 1e-9)
+    highs.setOptionValue("dual_feasibility_tolerance", 1e-10)
+    assert highs.passModel(lp) == highspy.HighsStatus.kOk
+    highs.run()
+    assert highs.getModelStatus() == highspy.HighsModelStatus.kOptimal
+    values = highs.getSolution().col_value
+    return dict(zip(of_arrays(model, 0).columns, map(float, values), strict=True))
 
 
 def violations(model: Canonical, x: dict[Key, float]) -> list[str]:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.tiny import random_document, tiny
+from oracles.tiny import FEATURES, random_document, tiny
 
 import greenopt as go
+from greenopt.labelled import LabelledArray
 from greenopt.problems.placement.certify import lower_bound
 
 
@@ -103,6 +104,151 @@ def test_any_multipliers_give_a_bound(
     for marginals in (noisy, {}):
         proved, _ = lower_bound(instance, 0, marginals, [])
         assert proved <= solution.objective + 1e-9 * max(1.0, abs(solution.objective))
+
+
+WHOLE = ("whole_instances", "whole_requests", "even")
+LINEAR = tuple(f for f in FEATURES if f not in (*WHOLE, "unlimited"))
+"""Every feature but those whose relaxation is not the problem itself."""
+
+
+def switches(names: tuple[str, ...]) -> st.SearchStrategy[dict[str, bool]]:
+    """Any choice of features."""
+    return st.fixed_dictionaries({name: st.booleans() for name in names})
+
+
+def disturbed(
+    marginals: dict[str, LabelledArray], rng: np.random.Generator, spread: float
+) -> dict[str, LabelledArray]:
+    """Multipliers with noise of any sign on every row there can be, not only on those that bind."""
+    found = {}
+    for name, array in marginals.items():
+        size = np.abs(array.values).max(initial=0.0) or 1.0
+        noise = size * spread * rng.standard_normal(array.shape) * (rng.random(array.shape) < 0.5)
+        found[name] = LabelledArray.from_dense(
+            name, array.unit, array.labels, array.dense() + noise
+        )
+    return found
+
+
+@given(st.integers(0, 10**6), st.floats(-3, 3), switches((*LINEAR, *WHOLE[:2])))
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_any_multipliers_of_counts_give_a_bound(
+    seed: int, spread: float, features: dict[str, bool]
+) -> None:
+    """Nor do any multipliers of starts, blocks, limits and deferral prove more than the optimum."""
+    rng = np.random.default_rng(seed)
+    instance = go.PlacementInstance.parse(
+        random_document(rng, **features | {"lexicographic": False})
+    )
+    solution = go.solve(instance)
+    if solution.status != go.Status.OPTIMAL:
+        return
+    objective = solution.objective
+    assert objective is not None
+    for factor in (0.0, 0.01, 1.0):
+        marginals = disturbed(solution.marginals, rng, factor * spread)
+        for dropped in (None, *marginals):
+            rest = {name: array for name, array in marginals.items() if name != dropped}
+            proved, size = lower_bound(instance, 0, rest, [])
+            room = 1e-9 * max(1.0, abs(objective), size if np.isfinite(size) else 0.0)
+            assert proved <= objective + solution.gap_abs + room
+
+
+@given(st.integers(0, 10**6), switches(LINEAR))
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_counts_are_proved_tightly(seed: int, features: dict[str, bool]) -> None:
+    """With continuous counts the bound is the objective, stage by stage, whatever the features."""
+    rng = np.random.default_rng(seed)
+    instance = go.PlacementInstance.parse(random_document(rng, **features))
+    solution = go.solve(instance)
+    if solution.objective is None:
+        return
+    certificate = go.certify(instance, solution)
+    assert certificate.ok
+    assert certificate.optimal
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_relaxation_of_whole_counts_is_proved(seed: int) -> None:
+    """With whole counts the bound is that of the relaxation, or more where it rounds bounds."""
+    from greenopt.problems.placement.formulation import formulate
+    from greenopt.solvers import solve_model
+
+    rng = np.random.default_rng(seed)
+    features = {f: bool(rng.random() < 0.4) for f in LINEAR}
+    document = random_document(
+        rng, **features | {"whole_instances": True, "whole_requests": seed % 2 == 0}
+    )
+    instance = go.PlacementInstance.parse(document)
+    solution = go.solve(instance)
+    if solution.objective is None:
+        return
+    model = formulate(instance).model
+    relaxed = solve_model(model, 0, relax=True)
+    assert relaxed.x is not None
+    value = float(model.stages[0].c @ relaxed.x)
+    proved, size = lower_bound(instance, 0, solution.stages[0].marginals, [])
+    assert proved >= value - 1e-6 * max(1.0, abs(value))
+    assert proved <= solution.stages[0].objective + 1e-9 * size
+    assert go.certify(instance, solution).ok
+
+
+ROWS = {
+    "running": "startup",
+    "start": "startup",
+    "min_up": "min_up",
+    "startup_wait": "startup",
+    "startup_share": "startup",
+    "instance_limit.limit0": "instance_limits",
+    "load": "at_most",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_tampered_multipliers_of_counts_prove_less(name: str) -> None:
+    """Rows of each kind bind somewhere, and where they do, a changed multiplier proves less."""
+    weakened = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        instance = go.PlacementInstance.parse(random_document(rng, **{ROWS[name]: True}))
+        solution = go.solve(instance)
+        if solution.objective is None or not solution.marginals[name].values.any():
+            continue
+        array = solution.marginals[name]
+        worse = {**solution.marginals, name: replace(array, values=array.values * 1.5)}
+        claimed, _ = lower_bound(instance, 0, solution.marginals, [])
+        proved, _ = lower_bound(instance, 0, worse, [])
+        assert proved <= claimed + 1e-9 * max(1.0, abs(claimed))
+        weakened += proved < claimed - 1e-9 * max(1.0, abs(claimed))
+    assert weakened >= 3
+
+
+def test_multipliers_of_other_blocks_are_refused() -> None:
+    """Multipliers by block must be of the instance's blocks."""
+    document = random_document(np.random.default_rng(1), startup=True, blocks=True)
+    instance = go.PlacementInstance.parse(document)
+    solution = go.solve(instance)
+    start = solution.marginals["start"]
+    labels = {**start.labels, "block": ("0",)}
+    wrong = LabelledArray.from_dense("start", start.unit, labels, start.dense()[:1])
+    with pytest.raises(go.SolutionError, match=r"marginals\.start"):
+        lower_bound(instance, 0, {"start": wrong}, [])
+
+
+def test_deferral_needs_no_multipliers_of_demand() -> None:
+    """The cheapest period that a request may wait for prices it, whatever the file says."""
+    proved = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        instance = go.PlacementInstance.parse(random_document(rng, deferral=True))
+        solution = go.solve(instance)
+        if solution.objective is None:
+            continue
+        rest = {n: a for n, a in solution.marginals.items() if n not in {"demand", "deadline"}}
+        bound, _ = lower_bound(instance, 0, rest, [])
+        assert bound == pytest.approx(solution.objective, rel=1e-6)
+        proved += 1
+    assert proved > 10
 
 
 def test_lexicographic_stages_are_proved_one_by_one() -> None:

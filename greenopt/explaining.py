@@ -1,0 +1,920 @@
+"""Why an instance has no plan: requirements that conflict, and the least that would help.
+
+Nothing here knows a problem. A problem says which of its rows, closed columns and whole numbers are
+a requirement's (`Requirements`), and finds the words; what belongs to no requirement always holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from greenopt.errors import ModelError
+from greenopt.instance import Instance
+from greenopt.labelled import BoolArray, FloatArray, IntArray
+from greenopt.model import Block, Model, StageObjective, dual_bound
+from greenopt.problems import part
+from greenopt.results import NUMERICAL_FLOOR
+from greenopt.solvers import RawResult, Session, Termination, find
+
+SIGNIFICANT = 1e-6
+"""Total relative shortfall below which a set of requirements counts as met, as in the checker."""
+
+MANY_PERIODS = 6
+"""A conflict over more periods than this is told over all of them together."""
+
+AXES = ("class", "budget", "limit", "model", "mode", "gpu_type", "site", "origin")
+"""Axes along which the members of a conflict are told apart, in order."""
+
+MANY = {"site": 8, "origin": 4}
+"""Of more labels of an axis than this, all are told together."""
+
+MANY_RELAXATIONS = 12
+"""Most members of a conflict that are relaxed alone."""
+
+Member = IntArray
+"""Requirements, by number, that are told as one."""
+
+
+# -- what is returned ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A member of a conflict.
+
+    Attributes
+    ----------
+    name : str
+        Kind and labels, such as ``gpus[2023-07-18T00:00Z, oregon, h100]``.
+    kind : str
+        What kind of requirement it is; a problem's documentation lists them.
+    where : dict of str to str
+        Labels by axis; an axis over which several are told together is not there.
+    text : str
+        It in words.
+    """
+
+    name: str
+    kind: str
+    where: Mapping[str, str]
+    text: str
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A change that would make a plan possible.
+
+    Attributes
+    ----------
+    requirement : str
+        Name of the requirement that is relaxed.
+    amount : float or None
+        By how much, in `unit`; None if the requirement can only be kept or dropped.
+    unit : str
+        Unit of `amount`.
+    alone : bool
+        Whether this change alone suffices; else it is a part of the least change in all.
+    smallest : bool
+        Whether it is proved that less would not do (within the solver's gap).
+    text : str
+        It in words.
+    """
+
+    requirement: str
+    amount: float | None
+    unit: str
+    alone: bool
+    smallest: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an instance has no plan.
+
+    Attributes
+    ----------
+    infeasible : bool or None
+        Whether it has none; None if time ran out before that was known.
+    conflict : tuple of Requirement
+        Requirements that cannot hold together.
+    irreducible : bool
+        Whether it is known that any fewer of them can.
+    relaxations : tuple of Relaxation
+        Changes that suffice alone, then the least change in all.
+    sentences : tuple of str
+        The explanation in words.
+    proof : dict
+        ``value`` and proved lower ``bound`` of the least relative shortfall, and where the bound
+        comes from: "own-dual" (evaluated by greenopt from multipliers), or "tree" (a solver's
+        claim, where only whole numbers stand in the way).
+    runtime_s : float
+        Time it took, s.
+    """
+
+    infeasible: bool | None
+    conflict: tuple[Requirement, ...] = ()
+    irreducible: bool = False
+    relaxations: tuple[Relaxation, ...] = ()
+    sentences: tuple[str, ...] = ()
+    proof: Mapping[str, Any] = field(default_factory=dict)
+    runtime_s: float = 0.0
+
+    def document(self) -> dict[str, Any]:
+        """The explanation as JSON can hold it."""
+        return {
+            **asdict(self),
+            "conflict": [asdict(one) for one in self.conflict],
+            "relaxations": [asdict(one) for one in self.relaxations],
+            "sentences": list(self.sentences),
+        }
+
+
+# -- what a problem says -------------------------------------------------------------------------
+
+
+class Bounds(NamedTuple):
+    """Sides of rows and columns, and which columns are whole, while some requirements stand."""
+
+    row_lower: FloatArray
+    row_upper: FloatArray
+    column_upper: FloatArray
+    integer: BoolArray
+
+
+@dataclass(frozen=True, eq=False)
+class Requirements:
+    """The requirements of an instance, numbered family by family.
+
+    With every row freed and every column open, the zero plan must be feasible: what is left is
+    physics. Problems inherit from this class and add the words.
+
+    Attributes
+    ----------
+    model : Model
+        All rows with the sides that requirements ask for, all columns open, no objective.
+    families : dict of str to Block
+        Requirements of each kind with their position on named axes, -1 where an axis does not
+        apply; first those to be given up first.
+    lower, upper : ndarray of int, shape (n_rows,)
+        Which requirement asks for the side of a row; -1 is physics.
+    freed_lower : ndarray, shape (n_rows,)
+        Lower side once its requirement is given up. (A freed upper side is infinite.)
+    closing : csc_array, shape (n_columns, n)
+        Nonzero where a requirement closes a column: the value its limit would need to have to
+        open it, infinite if no value would.
+    whole : ndarray of int, shape (n_columns,)
+        Which requirement asks for whole numbers in a column; -1 where there is none.
+    """
+
+    model: Model
+    families: Mapping[str, Block]
+    lower: IntArray
+    upper: IntArray
+    freed_lower: FloatArray
+    closing: Any
+    whole: IntArray
+
+    wanted: ClassVar[str]
+    """The family whose members ask for something to be served: its rows are what falls short."""
+
+    tiers: ClassVar[tuple[tuple[str, ...], ...]]
+    """Families that may give way in the least change in all; the first tier that suffices."""
+
+    @property
+    def size(self) -> int:
+        """Number of requirements."""
+        return sum(family.size for family in self.families.values())
+
+    def bounds(self, standing: BoolArray) -> Bounds:
+        """Sides while only some requirements stand."""
+        model = self.model
+        stands = np.append(standing, True)  # physics, at -1
+        closed = (self.closing != 0) @ standing.astype(float) > 0
+        return Bounds(
+            np.where(stands[self.lower], model.row_lower, self.freed_lower),
+            np.where(stands[self.upper], model.row_upper, np.inf),
+            np.where(closed, 0.0, model.column_upper),
+            model.integer & stands[self.whole],
+        )
+
+    def describe(self, members: Sequence[Member]) -> list[Requirement]:
+        """Members in words."""
+        raise NotImplementedError
+
+    def headlines(self, members: Sequence[Member], missing: Mapping[int, float]) -> list[str]:
+        """What is asked for and what there is; `missing` by requirement, as little as possible."""
+        raise NotImplementedError
+
+    def relaxation(self, member: Member, amount: float | None, smallest: bool) -> Relaxation:
+        """A member relaxed alone, by an amount in its own unit or to a value of `steps`."""
+        raise NotImplementedError
+
+    def least(self, amounts: Mapping[int, float], smallest: bool) -> list[Relaxation]:
+        """The least change in all, by requirement in its own unit."""
+        raise NotImplementedError
+
+    def steps(self, member: Member) -> FloatArray | None:
+        """Values that a limit could be raised to, rising; None for one that is no such limit."""
+        raise NotImplementedError
+
+    def eased(self, member: Member, value: float) -> Bounds:
+        """Sides while everything stands and a limit has another value."""
+        raise NotImplementedError
+
+    def slack_rows(self, member: Member) -> bool:
+        """Whether a member can give way by an amount on its rows."""
+        raise NotImplementedError
+
+    def row_sizes(self) -> FloatArray:
+        """What a row's shortfall is measured against."""
+        raise NotImplementedError
+
+    def family_of(self) -> IntArray:
+        """Position of each requirement's family."""
+        sizes = [family.size for family in self.families.values()]
+        return np.repeat(np.arange(len(sizes)), sizes)
+
+    def codes(self, axis: str) -> IntArray:
+        """Position of each requirement on an axis, -1 where that does not apply."""
+        parts = [f.codes.get(axis, np.full(f.size, -1)) for f in self.families.values()]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def violated(self, x: FloatArray) -> BoolArray:
+        """Which requirements a point of the model does not meet."""
+        model = self.model
+        activity, terms = model.matrix @ x, abs(model.matrix) @ np.abs(x)
+        found = np.zeros(self.size + 1, dtype=bool)
+        for owner, excess, side in (
+            (self.lower, model.row_lower - activity, model.row_lower),
+            (self.upper, activity - model.row_upper, model.row_upper),
+        ):
+            size = np.abs(np.where(np.isfinite(side), side, 0.0))
+            found[owner[excess > SIGNIFICANT * size + 1e-9 * terms]] = True
+        used = x > 1e-9 * np.where(np.isfinite(model.column_upper), model.column_upper, 1.0)
+        found[:-1] |= used.astype(float) @ (self.closing != 0) > 0
+        broken = model.integer & (np.abs(x - np.round(x)) > SIGNIFICANT)
+        found[self.whole[broken]] = True
+        return found[:-1]
+
+
+# -- models with fewer requirements --------------------------------------------------------------
+
+
+class Clock:
+    """Counts time down."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.end = time.perf_counter() + limit_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, at least a thousandth."""
+        return max(self.end - time.perf_counter(), 1e-3)
+
+    @property
+    def over(self) -> bool:
+        """Whether time has run out."""
+        return time.perf_counter() >= self.end
+
+    def share(self, of: float) -> Clock:
+        """A clock with a share of what is left."""
+        return Clock(of * self.left_s)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows and columns of the whole model that matter for a question, with slack on some rows.
+
+    Columns that stay closed are left out, and so are the components of the rest in which the zero
+    plan meets every row.
+    """
+
+    rows: IntArray
+    columns: IntArray
+    short: IntArray
+    over: IntArray
+    model: Model
+    """Columns first, then a slack a row of `short`, then one a row of `over`."""
+
+    @property
+    def slack(self) -> slice:
+        """Where the slack columns stand."""
+        return slice(len(self.columns), None)
+
+    def limits(self, bounds: Bounds) -> dict[str, FloatArray]:
+        """Sides of the part, as `Session.change` takes them."""
+        upper = self.model.column_upper.copy()
+        upper[: len(self.columns)] = bounds.column_upper[self.columns]
+        return {
+            "row_lower": bounds.row_lower[self.rows],
+            "row_upper": bounds.row_upper[self.rows],
+            "column_upper": upper,
+        }
+
+    def x(self, raw: RawResult, size: int) -> FloatArray:
+        """The point in the whole model's columns."""
+        assert raw.x is not None
+        x = np.zeros(size)
+        x[self.columns] = raw.x[: len(self.columns)]
+        return x
+
+
+def _cut(
+    req: Requirements,
+    bounds: Bounds,
+    openable: BoolArray,
+    slack: tuple[IntArray, IntArray] | None,
+    integer: BoolArray,
+) -> _Part:
+    """The part of the model that matters.
+
+    Parameters
+    ----------
+    req : Requirements
+        Whose.
+    bounds : Bounds
+        The tightest that will be asked about.
+    openable : ndarray of bool
+        Closed columns that may be opened later.
+    slack : pair of ndarray of int, or None
+        Rows with slack at their lower and upper side; by default those that zero does not meet.
+    integer : ndarray of bool
+        Whole columns.
+    """
+    model = req.model
+    kept = np.flatnonzero((bounds.column_upper > 0) | openable)
+    free = np.isinf(bounds.row_lower) & np.isinf(bounds.row_upper)
+    matrix = sparse.csc_array(model.matrix)[:, kept].tocsr()
+    label = _components(matrix, ~free)
+    zero_fails = (bounds.row_lower > 0) | (bounds.row_upper < 0)
+    matters = np.zeros(label.max(initial=-1) + 1, dtype=bool)
+    matters[label[: matrix.shape[0]][zero_fails]] = True
+    rows = np.flatnonzero(matters[label[: matrix.shape[0]]])
+    inside = matters[label[matrix.shape[0] :]]
+    columns = kept[inside]
+    if slack is None:
+        slack = (np.flatnonzero(bounds.row_lower > 0), np.flatnonzero(bounds.row_upper < 0))
+    short, over = (np.flatnonzero(np.isin(rows, side)) for side in slack)
+    at = np.concatenate([short, over])
+    sign = np.concatenate([np.ones(len(short)), -np.ones(len(over))])
+    extra = sparse.csr_array((sign, (at, np.arange(len(at)))), shape=(len(rows), len(at)))
+    sub = matrix[rows][:, np.flatnonzero(inside)]
+    upper = model.column_upper[columns]
+    reach = abs(sub) @ np.where(np.isfinite(upper), upper, 0.0)
+    low, high = model.row_lower[rows], model.row_upper[rows]
+    room = np.concatenate([np.maximum(low[short], 0.0), reach[over] + np.abs(high[over])])
+    n = len(columns) + len(at)
+    return _Part(
+        rows, columns, short, over,
+        Model(
+            model.name, {}, {"column": Block("column", {}, 0, n)},
+            {"row": Block("row", {}, 0, len(rows))},
+            sparse.hstack([sub, extra], format="csr"), low, high,
+            np.zeros(n), np.concatenate([upper, room]),
+            np.concatenate([integer[columns], np.zeros(len(at), dtype=bool)]),
+            (StageObjective(np.zeros(n), 0.0),),
+        ),
+    )  # fmt: skip
+
+
+def _components(matrix: Any, binding: BoolArray) -> IntArray:
+    """Connected component of each row and column, rows that bind nothing left out."""
+    rows, columns = matrix.shape
+    graph = matrix.tocoo()
+    kept = binding[graph.row]
+    links = sparse.coo_array(
+        (np.ones(kept.sum(), dtype=np.int8), (graph.row[kept], rows + graph.col[kept])),
+        shape=(rows + columns, rows + columns),
+    )
+    label: IntArray = connected_components(links, directed=False)[1]
+    return label
+
+
+def _with_cost(part: _Part, cost: FloatArray) -> Model:
+    """The part with a cost of its slack."""
+    c = np.concatenate([np.zeros(len(part.columns)), cost])
+    return replace(part.model, stages=(StageObjective(c, 0.0),))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How models are solved."""
+
+    solver: str
+    isolation: str
+    threads: int
+    seed: int
+
+    def session(self, model: Model) -> Session:
+        """A model kept in the solver."""
+        return Session(
+            model,
+            solver=self.solver,
+            isolation=self.isolation,
+            threads=self.threads,
+            seed=self.seed,
+        )
+
+
+# -- the search ----------------------------------------------------------------------------------
+
+
+class _Search:
+    """Gives up requirements one group after the other while what is left still conflicts.
+
+    Where the linear relaxation conflicts, multipliers of a model whose demands may fall short tell
+    at once which requirements take part; a set of requirements they prove infeasible is not solved
+    at all. Otherwise every set is a mixed-integer feasibility problem.
+    """
+
+    def __init__(self, req: Requirements, settings: _Settings, clock: Clock) -> None:
+        self.req, self.settings, self.clock = req, settings, clock
+        self.standing = np.ones(req.size, dtype=bool)
+        self.irreducible = True
+        self.linear = True
+        self._dual: FloatArray | None = None
+        self._violated: list[BoolArray] = []  # by known points
+        self._part: _Part | None = None
+        self._session: Session | None = None
+        self._integer: BoolArray | None = None
+
+    def close(self) -> None:
+        """Let the solver go."""
+        if self._session is not None:
+            self._session.close()
+        self._session = self._part = None
+
+    # -- questions --
+
+    def begin(self) -> bool | None:
+        """Whether all requirements together conflict; None if time ran out."""
+        self._focus(np.zeros(self.req.size, dtype=bool))
+        found = self._conflicts(self.standing)
+        if found and self.drop(np.unique(self.req.whole[self.req.whole >= 0])):
+            self._narrow()
+            return True
+        if found is None or not self.req.model.is_integer:
+            return found
+        self.linear = False
+        self._focus(np.zeros(self.req.size, dtype=bool))
+        return True if found else self._conflicts(self.standing)
+
+    def drop(self, leaves: Member) -> bool:
+        """Give requirements up if the others still conflict."""
+        standing = self.standing.copy()
+        standing[leaves] = False
+        if not standing.any():
+            return False
+        found = self._conflicts(standing)
+        self.irreducible &= found is not None
+        if found:
+            self.standing = standing
+        return bool(found)
+
+    def _conflicts(self, standing: BoolArray) -> bool | None:
+        if any(not (violated & standing).any() for violated in self._violated):
+            return False
+        if self._proved(standing):
+            return True
+        if self.clock.over:
+            return None
+        return self._solve_linear(standing) if self.linear else self._solve_whole(standing)
+
+    def _proved(self, standing: BoolArray) -> bool:
+        """Whether the last multipliers prove that these requirements conflict."""
+        if self._dual is None:
+            return False
+        req, bounds = self.req, self.req.bounds(standing)
+        model = replace(
+            req.model,
+            row_lower=bounds.row_lower,
+            row_upper=bounds.row_upper,
+            column_upper=bounds.column_upper,
+        )
+        return dual_bound(model, np.zeros(len(bounds.column_upper)), self._dual) > SIGNIFICANT
+
+    def _solve_linear(self, standing: BoolArray) -> bool | None:
+        assert self._part is not None
+        part, raw = self._part, self._run(standing)
+        if raw.x is None or raw.row_dual is None or raw.termination != Termination.OPTIMAL:
+            return None
+        self._remember(raw)
+        shortfall = float(raw.x[part.slack] @ self._cost)
+        before = self._dual
+        self._dual = np.zeros(self.req.model.matrix.shape[0])
+        self._dual[part.rows] = raw.row_dual
+        if self._proved(standing):
+            return True
+        self._dual = before
+        return False if shortfall <= SIGNIFICANT else None
+
+    def _solve_whole(self, standing: BoolArray) -> bool | None:
+        raw = self._run(standing)
+        if raw.termination == Termination.INFEASIBLE:
+            return True
+        if raw.x is None:
+            return None
+        self._remember(raw)
+        return False
+
+    def _remember(self, raw: RawResult) -> None:
+        """Keep what a point violates: any set without these requirements is feasible."""
+        assert self._part is not None
+        x = self._part.x(raw, self.req.model.matrix.shape[1])
+        self._violated = [*self._violated[-20:], self.req.violated(x)]
+
+    # -- models --
+
+    def _focus(self, questioned: BoolArray) -> None:
+        """Cut the model down to what matters while only these requirements may still be given up.
+
+        Without any given up, columns that are closed can be left out.
+        """
+        self.close()
+        req, bounds = self.req, self.req.bounds(self.standing)
+        openable = (req.closing != 0) @ (questioned & self.standing).astype(float) > 0
+        openable &= ~((req.closing != 0) @ (self.standing & ~questioned).astype(float) > 0)
+        none = (np.zeros(0, dtype=np.int64),) * 2
+        integer = np.zeros_like(bounds.integer) if self.linear else bounds.integer
+        self._part = _cut(req, bounds, openable, None if self.linear else none, integer)
+        self._integer = bounds.integer
+        rows = self._part.rows[np.concatenate([self._part.short, self._part.over])]
+        self._cost = 1.0 / req.row_sizes()[rows]
+
+    def _run(self, standing: BoolArray) -> RawResult:
+        assert self._part is not None
+        bounds = self.req.bounds(standing)
+        if not self.linear and (bounds.integer != self._integer).any():
+            self._swap_integrality(bounds.integer)
+        if self._session is None:
+            self._session = self.settings.session(_with_cost(self._part, self._cost))
+        self._session.change(**self._part.limits(bounds))
+        return self._session.solve(self.clock.left_s)
+
+    def _swap_integrality(self, integer: BoolArray) -> None:
+        """Whole numbers of some columns only: a new session, as sessions know all or none."""
+        assert self._part is not None
+        if self._session is not None:
+            self._session.close()
+        self._session, self._integer = None, integer
+        kept = np.zeros_like(self._part.model.integer)
+        kept[: len(self._part.columns)] = integer[self._part.columns]
+        self._part = replace(self._part, model=replace(self._part.model, integer=kept))
+
+    def _narrow(self) -> None:
+        """Leave out what the multipliers do not use at all."""
+        assert self._dual is not None
+        used = np.zeros(self.req.size + 1, dtype=bool)
+        used[self.req.lower[self._dual > 0]] = True
+        used[self.req.upper[self._dual < 0]] = True
+        closes = np.diff(self.req.closing.indptr) > 0
+        unused = np.flatnonzero(~used[:-1] & ~closes & self.standing)
+        if len(unused):
+            self.drop(unused)
+
+    # -- deletion --
+
+    def run(self) -> list[Member]:
+        """Members of an irreducible conflict."""
+        by_period = self._find_periods()
+        self._focus(np.ones(self.req.size, dtype=bool))
+        axes = ["period"] if by_period else []
+        families = self.req.family_of()
+        members = self._split(np.flatnonzero(self.standing), axes, families)
+        members = self.shrink(members)
+        self._focus(np.ones(self.req.size, dtype=bool))
+        for axis in AXES:
+            members = self._refine(members, axis)
+        return members
+
+    def shrink(self, members: list[Member], known: bool = False) -> list[Member]:
+        """Give up members while the rest conflicts, the first ones first; return those needed.
+
+        Parameters
+        ----------
+        members : list of ndarray
+            In the order in which they are to be given up.
+        known : bool
+            Whether it is known that not all of them can be given up.
+        """
+        if not members or (not known and self.drop(np.concatenate(members))):
+            return []
+        if len(members) == 1:
+            return members
+        half = len(members) // 2
+        first = self.shrink(members[:half])
+        return first + self.shrink(members[half:], known=not first)
+
+    def _find_periods(self) -> bool:
+        """Keep few periods if few suffice; else keep all, to be told together."""
+        period = self.req.codes("period")
+        short = self._short_by_period(period)
+        order = sorted(set(period[period >= 0].tolist()), key=lambda t: (short.get(t, 0.0), -t))
+        members = [np.flatnonzero((period == t) & self.standing) for t in order]
+        before = self.standing.copy()
+        self._focus(period >= 0)
+        needed = self.shrink([member for member in members if len(member)])
+        if len(needed) <= MANY_PERIODS:
+            return True
+        self.standing = before
+        return False
+
+    def _short_by_period(self, period: IntArray) -> dict[int, float]:
+        """Shortfall of the last point in each period."""
+        if not self._violated:
+            return {}
+        at = period[self._violated[-1]]
+        return {int(t): float((at == t).sum()) for t in np.unique(at)}
+
+    def _refine(self, members: list[Member], axis: str) -> list[Member]:
+        """Split members along an axis and give up what is not needed, unless much is needed."""
+        families = self.req.family_of()
+        fine: list[Member] = []
+        for member in members:
+            pieces = self._split(member, [axis], families)
+            if len(pieces) == 1:
+                fine.append(member)
+                continue
+            before = self.standing.copy()
+            needed = self.shrink(pieces, known=True)
+            if len(needed) > MANY.get(axis, len(needed)):
+                self.standing, needed = before, [member]
+            fine += needed
+        return fine
+
+    def _split(self, leaves: Member, axes: Sequence[str], families: IntArray) -> list[Member]:
+        """Leaves by family and position on some axes, in the order of the families."""
+        key = np.array([families[leaves], *(self.req.codes(axis)[leaves] for axis in axes)])
+        _, group = np.unique(key, axis=1, return_inverse=True)
+        group = group.ravel()
+        return [leaves[group == g] for g in range(group.max(initial=-1) + 1)]
+
+
+# -- relaxations ---------------------------------------------------------------------------------
+
+
+class _Relaxer:
+    """The whole instance, with slack where a requirement may give way."""
+
+    def __init__(self, req: Requirements, settings: _Settings, clock: Clock) -> None:
+        self.req, self.settings, self.clock = req, settings, clock
+        self.all = np.ones(req.size, dtype=bool)
+
+    def rows_of(self, leaves: Member) -> tuple[IntArray, IntArray]:
+        """Rows with a lower and with an upper side that requirements ask for."""
+        return tuple(  # type: ignore[return-value]
+            np.flatnonzero(np.isin(owner, leaves) & np.isfinite(side))
+            for owner, side in (
+                (self.req.lower, self.req.model.row_lower),
+                (self.req.upper, self.req.model.row_upper),
+            )
+        )
+
+    def least_missing(
+        self, leaves: Member, bounds: Bounds, relative: bool
+    ) -> tuple[_Part, Model, RawResult]:
+        """Solve for the least total slack on the rows of some requirements."""
+        slack = self.rows_of(leaves)
+        closed = np.zeros(len(bounds.column_upper), dtype=bool)
+        part = _cut(self.req, bounds, closed, slack, bounds.integer)
+        rows = part.rows[np.concatenate([part.short, part.over])]
+        cost = 1.0 / self.req.row_sizes()[rows] if relative else np.ones(len(rows))
+        model = replace(
+            _with_cost(part, cost),
+            row_lower=bounds.row_lower[part.rows],
+            row_upper=bounds.row_upper[part.rows],
+        )
+        with self.settings.session(model) as session:
+            return part, model, session.solve(self.clock.left_s)
+
+    def amounts(self, part: _Part, raw: RawResult) -> dict[int, float]:
+        """Slack by requirement, without what is rounding only."""
+        assert raw.x is not None
+        slack, sizes = raw.x[part.slack], self.req.row_sizes()
+        rows = part.rows[np.concatenate([part.short, part.over])]
+        owner = np.concatenate(
+            [self.req.lower[part.rows[part.short]], self.req.upper[part.rows[part.over]]]
+        )
+        found: dict[int, float] = {}
+        for at in np.flatnonzero(slack > SIGNIFICANT * sizes[rows]):
+            leaf = int(owner[at])
+            found[leaf] = found.get(leaf, 0.0) + float(slack[at])
+        return found
+
+    def feasible(self, bounds: Bounds) -> bool | None:
+        """Whether a plan exists between these bounds."""
+        none = np.zeros(0, dtype=np.int64)
+        closed = np.zeros(len(bounds.column_upper), dtype=bool)
+        part = _cut(self.req, bounds, closed, (none, none), bounds.integer)
+        model = replace(
+            part.model,
+            row_lower=bounds.row_lower[part.rows],
+            row_upper=bounds.row_upper[part.rows],
+        )
+        with self.settings.session(model) as session:
+            raw = session.solve(self.clock.left_s)
+        if raw.termination == Termination.INFEASIBLE:
+            return False
+        return None if raw.x is None else True
+
+    def alone(self, member: Member) -> Relaxation | None:
+        """The least change of one member that makes a plan possible, if there is one."""
+        if self.req.slack_rows(member):
+            bounds = self.req.bounds(self.all)
+            part, model, raw = self.least_missing(member, bounds, relative=False)
+            if raw.x is None:
+                return None
+            amount = sum(self.amounts(part, raw).values())
+            return self.req.relaxation(member, amount, raw.termination == Termination.OPTIMAL)
+        without = self.all.copy()
+        without[member] = False
+        if not self.feasible(self.req.bounds(without)):
+            return None
+        steps = self.req.steps(member)
+        if steps is None:
+            return self.req.relaxation(member, None, True)
+        low, high, certain = 0, len(steps) - 1, True
+        while low < high:
+            middle = (low + high) // 2
+            found = self.feasible(self.req.eased(member, float(steps[middle])))
+            certain &= found is not None
+            low, high = (low, middle) if found else (middle + 1, high)
+        return self.req.relaxation(member, float(steps[low]), certain)
+
+    def least(self) -> tuple[list[Relaxation], dict[str, Any]]:
+        """The least relative change in all, and the proof that there must be one."""
+        bounds, families = self.req.bounds(self.all), self.req.families
+        for tier in self.req.tiers:
+            leaves = [families[name] for name in tier if name in families]
+            if not leaves:
+                continue
+            numbers = np.concatenate([np.arange(f.start, f.start + f.size) for f in leaves])
+            part, model, raw = self.least_missing(numbers, bounds, relative=True)
+            if raw.x is not None:
+                best = raw.termination == Termination.OPTIMAL
+                found = self.req.least(self.amounts(part, raw), best)
+                return found, self._proof(model, raw)
+            if raw.termination != Termination.INFEASIBLE:
+                break
+        return [], {}
+
+    def _proof(self, model: Model, raw: RawResult) -> dict[str, Any]:
+        """A positive lower bound on the change that is needed proves that there is no plan."""
+        assert raw.x is not None
+        c = model.stages[0].c
+        relaxed, bound = raw, -np.inf
+        if model.is_integer:
+            with self.settings.session(model) as session:
+                session.change(relax=True)
+                relaxed = session.solve(max(self.clock.left_s, 1.0))
+        if relaxed.row_dual is not None:
+            bound = dual_bound(model, c, relaxed.row_dual)
+        source = "own-dual"
+        if model.is_integer and bound <= NUMERICAL_FLOOR:
+            bound, source = max(bound, raw.tree_bound), "tree"
+        return {
+            "value": float(c @ raw.x),
+            "bound": float(bound) if np.isfinite(bound) else None,
+            "bound_source": source,
+        }
+
+
+# -- the entry -----------------------------------------------------------------------------------
+
+
+def explain(
+    instance: Instance,
+    *,
+    time_limit: float = 60.0,
+    solver: str = "highs",
+    isolation: str = "auto",
+    seed: int = 0,
+    threads: int = 1,
+) -> Explanation:
+    """Say why an instance has no plan, and what would help.
+
+    Parameters
+    ----------
+    instance : Instance
+        Which.
+    time_limit : float
+        Wall-clock limit, s. When it ends, what is known by then is returned.
+    solver : str
+        One that keeps a model between solves, such as "highs" or "highs-simplex".
+    isolation : str
+        As for `greenopt.solve`.
+    seed, threads : int
+        Given to the solver.
+
+    Returns
+    -------
+    Explanation
+        Also for an instance that has a plan: then it says so.
+
+    Raises
+    ------
+    ModelError
+        For something that is no instance, or a time limit that is not above 0 s.
+    SolverError
+        For a solver that cannot be used.
+    """
+    if not isinstance(instance, Instance):
+        given = type(instance).__name__
+        raise ModelError(f"expected an instance, got a {given}; greenopt.load reads a file")
+    if not time_limit > 0:
+        raise ModelError("time_limit must be above 0 s")
+    find(solver)
+    started, clock = time.perf_counter(), Clock(time_limit)
+    req: Requirements = part(getattr(instance, "problem", ""), "requirements").requirements(
+        instance
+    )
+    settings = _Settings(solver, isolation, threads, seed)
+    found = _explained(req, settings, clock)
+    return replace(found, runtime_s=time.perf_counter() - started)
+
+
+def _explained(req: Requirements, settings: _Settings, clock: Clock) -> Explanation:
+    search = _Search(req, settings, clock.share(0.6))
+    try:
+        infeasible = search.begin()
+        if infeasible is False:
+            return Explanation(False, sentences=("a plan exists: nothing conflicts",))
+        if infeasible is None:
+            return Explanation(None, sentences=("time ran out before anything was found out",))
+        members = search.run()
+        irreducible = search.irreducible
+    finally:
+        search.close()
+    relaxer = _Relaxer(req, settings, clock)
+    missing = _missing(relaxer, search.standing, members)
+    least, proof = relaxer.least()
+    alone = [
+        found
+        for member in _varied(req, members)[:MANY_RELAXATIONS]
+        if not clock.over and (found := relaxer.alone(member)) is not None
+    ]
+    conflict = req.describe(members)
+    return Explanation(
+        True,
+        tuple(conflict),
+        irreducible,
+        (*alone, *least),
+        tuple(_sentences(req.headlines(members, missing), conflict, irreducible, alone, least)),
+        proof,
+    )
+
+
+def _missing(relaxer: _Relaxer, standing: BoolArray, members: list[Member]) -> dict[int, float]:
+    """How much of what a conflict asks for cannot be had while the rest of it stands."""
+    family = relaxer.req.families[relaxer.req.wanted]
+    every = np.concatenate(members) if members else np.zeros(0, dtype=np.int64)
+    wanted = every[(every >= family.start) & (every < family.start + family.size)]
+    if not len(wanted):
+        return {}
+    bounds = relaxer.req.bounds(standing)
+    part, _, raw = relaxer.least_missing(wanted, bounds, relative=False)
+    return {} if raw.x is None else relaxer.amounts(part, raw)
+
+
+def _varied(req: Requirements, members: Iterable[Member]) -> list[Member]:
+    """One member of each kind first, then the others."""
+    families, seen = req.family_of(), set[int]()
+    first, later = list[Member](), list[Member]()
+    for member in members:
+        kind = int(families[member[0]])
+        (later if kind in seen else first).append(member)
+        seen.add(kind)
+    return [*first[::-1], *later]
+
+
+def _sentences(
+    headlines: list[str],
+    conflict: list[Requirement],
+    irreducible: bool,
+    alone: list[Relaxation],
+    least: list[Relaxation],
+) -> list[str]:
+    """The explanation in words."""
+    lines = list(headlines)
+    texts = [one.text for one in conflict]
+    if len(texts) == 1:
+        lines.append(f"cannot hold: {texts[0]}")
+    elif texts:
+        shown = texts if len(texts) <= 15 else [*texts[:14], f"and {len(texts) - 14} more"]
+        lines.append(f"cannot hold together: {'; '.join(shown)}")
+    if not irreducible:
+        lines.append("fewer of these may conflict already: that is not proved")
+    lines += [f"enough alone: {one.text}" for one in alone]
+    shown = [one.text for one in least[:20]]
+    lines += [f"least change in all: {text}" for text in shown]
+    if len(least) > 20:
+        lines.append(f"and {len(least) - 20} more")
+    return lines
