@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SolutionError,
         SolverError,
     )
+    from greenopt.explaining import Explanation, explain
     from greenopt.io import load, load_solution, to_pyomo
     from greenopt.labelled import LabelledArray
     from greenopt.plots import plot
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Certificate": "certifying",
     "CheckReport": "checking",
+    "Explanation": "explaining",
     "GreenoptError": "errors",
     "InputError": "errors",
     "InstanceError": "errors",
@@ -59,6 +61,7 @@ _HOME = {
     "Status": "results",
     "certify": "certifying",
     "check": "checking",
+    "explain": "explaining",
     "load": "io",
     "load_solution": "io",
     "marginals": "ranging",
@@ -71,6 +74,7 @@ _HOME = {
 __all__ = [
     "Certificate",
     "CheckReport",
+    "Explanation",
     "GreenoptError",
     "InputError",
     "InstanceError",
@@ -89,6 +93,7 @@ __all__ = [
     "__version__",
     "certify",
     "check",
+    "explain",
     "load",
     "load_solution",
     "marginals",

@@ -101,6 +101,17 @@ def _parser() -> argparse.ArgumentParser:
                 "--time-limit", type=_positive, metavar="S", help="of the second solver"
             )
 
+    explain = commands.add_parser("explain", help="why an instance has no plan, what would help")
+    explain.add_argument("instance", help="instance file")
+    explain.add_argument(
+        "--time-limit", type=_positive, default=60.0, metavar="S", help="seconds, default 60"
+    )
+    explain.add_argument(
+        "--solver", default="highs", help="one that keeps a model between solves; default: highs"
+    )
+    explain.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    explain.set_defaults(run=_explain)
+
     info = commands.add_parser("info", help="what an instance holds and where it came from")
     info.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
     info.set_defaults(run=_info)
@@ -496,6 +507,20 @@ def _print_objective(instance: Any) -> None:
     for budget in instance.budgets:
         over = " and ".join(budget.limit.axes) or "total"
         print(f"  budget {budget.name}: {budget.metric} by {over}")
+
+
+def _explain(options: argparse.Namespace) -> int:
+    """Explain one instance: 0 if it has a plan, else 1."""
+    from greenopt.explaining import explain
+    from greenopt.io import load
+
+    instance = load(options.instance)
+    found = explain(instance, time_limit=options.time_limit, solver=options.solver)
+    if options.json:
+        print(json.dumps({"instance": instance.name, **found.document()}, allow_nan=False))
+    else:
+        print("\n".join(found.sentences))
+    return SOLVED if found.infeasible is False else NOT_AS_ASKED
 
 
 def _solvers(options: argparse.Namespace) -> int:

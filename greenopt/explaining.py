@@ -26,7 +26,7 @@ from greenopt.solvers import RawResult, Session, Termination, find
 SIGNIFICANT = 1e-6
 """Total relative shortfall below which a set of requirements counts as met, as in the checker."""
 
-MANY_PERIODS = 6
+MANY_PERIODS = 4
 """A conflict over more periods than this is told over all of them together."""
 
 AXES = ("class", "budget", "limit", "model", "mode", "gpu_type", "site", "origin")
@@ -130,11 +130,21 @@ class Explanation:
     def document(self) -> dict[str, Any]:
         """The explanation as JSON can hold it."""
         return {
-            **asdict(self),
+            "infeasible": self.infeasible,
             "conflict": [asdict(one) for one in self.conflict],
+            "irreducible": self.irreducible,
             "relaxations": [asdict(one) for one in self.relaxations],
             "sentences": list(self.sentences),
+            "proof": dict(self.proof),
+            "runtime_s": self.runtime_s,
         }
+
+    def report(self) -> dict[str, Any]:
+        """What a solution's report says of it."""
+        document = self.document()
+        named = {"explanation": "sentences", "conflict": "conflict", "irreducible": "irreducible",
+                 "relaxations": "relaxations", "least_relative_shortfall": "proof"}  # fmt: skip
+        return {name: document[key] for name, key in named.items() if document[key] not in ({}, [])}
 
 
 # -- what a problem says -------------------------------------------------------------------------
@@ -209,6 +219,10 @@ class Requirements:
         """Members in words."""
         raise NotImplementedError
 
+    def summary(self, members: Sequence[Member]) -> list[str]:
+        """Members in few words: many of one kind are told as one."""
+        raise NotImplementedError
+
     def headlines(self, members: Sequence[Member], missing: Mapping[int, float]) -> list[str]:
         """What is asked for and what there is; `missing` by requirement, as little as possible."""
         raise NotImplementedError
@@ -227,6 +241,10 @@ class Requirements:
 
     def eased(self, member: Member, value: float) -> Bounds:
         """Sides while everything stands and a limit has another value."""
+        raise NotImplementedError
+
+    def widened(self, member: Member) -> Member:
+        """The requirements that one would change together with a member: one number, say."""
         raise NotImplementedError
 
     def slack_rows(self, member: Member) -> bool:
@@ -309,15 +327,15 @@ class _Part:
         """Where the slack columns stand."""
         return slice(len(self.columns), None)
 
-    def limits(self, bounds: Bounds) -> dict[str, FloatArray]:
-        """Sides of the part, as `Session.change` takes them."""
+    def change(self, session: Session, bounds: Bounds) -> None:
+        """Give a session of the part other sides."""
         upper = self.model.column_upper.copy()
         upper[: len(self.columns)] = bounds.column_upper[self.columns]
-        return {
-            "row_lower": bounds.row_lower[self.rows],
-            "row_upper": bounds.row_upper[self.rows],
-            "column_upper": upper,
-        }
+        session.change(
+            row_lower=bounds.row_lower[self.rows],
+            row_upper=bounds.row_upper[self.rows],
+            column_upper=upper,
+        )
 
     def x(self, raw: RawResult, size: int) -> FloatArray:
         """The point in the whole model's columns."""
@@ -333,6 +351,7 @@ def _cut(
     openable: BoolArray,
     slack: tuple[IntArray, IntArray] | None,
     integer: BoolArray,
+    shared: bool = False,
 ) -> _Part:
     """The part of the model that matters.
 
@@ -348,6 +367,8 @@ def _cut(
         Rows with slack at their lower and upper side; by default those that zero does not meet.
     integer : ndarray of bool
         Whole columns.
+    shared : bool
+        One slack for all rows.
     """
     model = req.model
     kept = np.flatnonzero((bounds.column_upper > 0) | openable)
@@ -365,13 +386,16 @@ def _cut(
     short, over = (np.flatnonzero(np.isin(rows, side)) for side in slack)
     at = np.concatenate([short, over])
     sign = np.concatenate([np.ones(len(short)), -np.ones(len(over))])
-    extra = sparse.csr_array((sign, (at, np.arange(len(at)))), shape=(len(rows), len(at)))
+    own = np.arange(len(at)) * (not shared)
+    count = min(len(at), 1) if shared else len(at)
+    extra = sparse.csr_array((sign, (at, own)), shape=(len(rows), count))
     sub = matrix[rows][:, np.flatnonzero(inside)]
     upper = model.column_upper[columns]
     reach = abs(sub) @ np.where(np.isfinite(upper), upper, 0.0)
     low, high = model.row_lower[rows], model.row_upper[rows]
     room = np.concatenate([np.maximum(low[short], 0.0), reach[over] + np.abs(high[over])])
-    n = len(columns) + len(at)
+    room = np.full(count, room.max(initial=0.0)) if shared else room
+    n = len(columns) + count
     return _Part(
         rows, columns, short, over,
         Model(
@@ -379,7 +403,7 @@ def _cut(
             {"row": Block("row", {}, 0, len(rows))},
             sparse.hstack([sub, extra], format="csr"), low, high,
             np.zeros(n), np.concatenate([upper, room]),
-            np.concatenate([integer[columns], np.zeros(len(at), dtype=bool)]),
+            np.concatenate([integer[columns], np.zeros(count, dtype=bool)]),
             (StageObjective(np.zeros(n), 0.0),),
         ),
     )  # fmt: skip
@@ -394,8 +418,7 @@ def _components(matrix: Any, binding: BoolArray) -> IntArray:
         (np.ones(kept.sum(), dtype=np.int8), (graph.row[kept], rows + graph.col[kept])),
         shape=(rows + columns, rows + columns),
     )
-    label: IntArray = connected_components(links, directed=False)[1]
-    return label
+    return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
 
 
 def _with_cost(part: _Part, cost: FloatArray) -> Model:
@@ -413,7 +436,7 @@ class _Settings:
     threads: int
     seed: int
 
-    def session(self, model: Model) -> Session:
+    def session(self, model: Model, **options: Any) -> Session:
         """A model kept in the solver."""
         return Session(
             model,
@@ -421,6 +444,7 @@ class _Settings:
             isolation=self.isolation,
             threads=self.threads,
             seed=self.seed,
+            **options,
         )
 
 
@@ -440,6 +464,8 @@ class _Search:
         self.standing = np.ones(req.size, dtype=bool)
         self.irreducible = True
         self.linear = True
+        self.short = np.zeros(req.size)  # relative shortfall of each, while all stand
+        self.proof: dict[str, Any] = {}
         self._dual: FloatArray | None = None
         self._violated: list[BoolArray] = []  # by known points
         self._part: _Part | None = None
@@ -490,8 +516,12 @@ class _Search:
 
     def _proved(self, standing: BoolArray) -> bool:
         """Whether the last multipliers prove that these requirements conflict."""
+        return self._bound(standing) > SIGNIFICANT
+
+    def _bound(self, standing: BoolArray) -> float:
+        """What the last multipliers prove of 0: that it is at least this, if no plan exists."""
         if self._dual is None:
-            return False
+            return -np.inf
         req, bounds = self.req, self.req.bounds(standing)
         model = replace(
             req.model,
@@ -499,7 +529,7 @@ class _Search:
             row_upper=bounds.row_upper,
             column_upper=bounds.column_upper,
         )
-        return dual_bound(model, np.zeros(len(bounds.column_upper)), self._dual) > SIGNIFICANT
+        return dual_bound(model, np.zeros(len(bounds.column_upper)), self._dual)
 
     def _solve_linear(self, standing: BoolArray) -> bool | None:
         assert self._part is not None
@@ -507,11 +537,19 @@ class _Search:
         if raw.x is None or raw.row_dual is None or raw.termination != Termination.OPTIMAL:
             return None
         self._remember(raw)
-        shortfall = float(raw.x[part.slack] @ self._cost)
+        relative = raw.x[part.slack] * self._cost
+        if standing.all():
+            self.short[self.req.lower[part.rows[part.short]]] = relative[: len(part.short)]
+        shortfall = float(relative.sum())
         before = self._dual
         self._dual = np.zeros(self.req.model.matrix.shape[0])
         self._dual[part.rows] = raw.row_dual
         if self._proved(standing):
+            if standing.all():
+                value = float(self.short.sum())
+                self.proof = {
+                    "value": value, "bound": self._bound(standing), "bound_source": "own-dual"
+                }  # fmt: skip
             return True
         self._dual = before
         return False if shortfall <= SIGNIFICANT else None
@@ -556,7 +594,7 @@ class _Search:
             self._swap_integrality(bounds.integer)
         if self._session is None:
             self._session = self.settings.session(_with_cost(self._part, self._cost))
-        self._session.change(**self._part.limits(bounds))
+        self._part.change(self._session, bounds)
         return self._session.solve(self.clock.left_s)
 
     def _swap_integrality(self, integer: BoolArray) -> None:
@@ -591,11 +629,13 @@ class _Search:
         members = self._split(np.flatnonzero(self.standing), axes, families)
         members = self.shrink(members)
         self._focus(np.ones(self.req.size, dtype=bool))
-        for axis in AXES:
+        for axis in AXES if by_period else AXES[:-1]:
             members = self._refine(members, axis)
         return members
 
-    def shrink(self, members: list[Member], known: bool = False) -> list[Member]:
+    def shrink(
+        self, members: list[Member], known: bool = False, most: float = np.inf
+    ) -> list[Member]:
         """Give up members while the rest conflicts, the first ones first; return those needed.
 
         Parameters
@@ -604,35 +644,32 @@ class _Search:
             In the order in which they are to be given up.
         known : bool
             Whether it is known that not all of them can be given up.
+        most : float
+            Stop looking once more than this are needed.
         """
         if not members or (not known and self.drop(np.concatenate(members))):
             return []
         if len(members) == 1:
             return members
         half = len(members) // 2
-        first = self.shrink(members[:half])
-        return first + self.shrink(members[half:], known=not first)
+        first = self.shrink(members[:half], most=most)
+        if len(first) > most:
+            return first
+        return first + self.shrink(members[half:], not first, most - len(first))
 
     def _find_periods(self) -> bool:
         """Keep few periods if few suffice; else keep all, to be told together."""
         period = self.req.codes("period")
-        short = self._short_by_period(period)
-        order = sorted(set(period[period >= 0].tolist()), key=lambda t: (short.get(t, 0.0), -t))
+        short = np.bincount(period[period >= 0], self.short[period >= 0])
+        order = sorted(set(period[period >= 0].tolist()), key=lambda t: (short[t], -t))
         members = [np.flatnonzero((period == t) & self.standing) for t in order]
-        before = self.standing.copy()
+        before = self.standing
         self._focus(period >= 0)
-        needed = self.shrink([member for member in members if len(member)])
+        needed = self.shrink([member for member in members if len(member)], most=MANY_PERIODS)
         if len(needed) <= MANY_PERIODS:
             return True
         self.standing = before
         return False
-
-    def _short_by_period(self, period: IntArray) -> dict[int, float]:
-        """Shortfall of the last point in each period."""
-        if not self._violated:
-            return {}
-        at = period[self._violated[-1]]
-        return {int(t): float((at == t).sum()) for t in np.unique(at)}
 
     def _refine(self, members: list[Member], axis: str) -> list[Member]:
         """Split members along an axis and give up what is not needed, unless much is needed."""
@@ -643,9 +680,10 @@ class _Search:
             if len(pieces) == 1:
                 fine.append(member)
                 continue
-            before = self.standing.copy()
-            needed = self.shrink(pieces, known=True)
-            if len(needed) > MANY.get(axis, len(needed)):
+            before = self.standing
+            most = MANY.get(axis, np.inf)
+            needed = self.shrink(pieces, known=True, most=most)
+            if len(needed) > most:
                 self.standing, needed = before, [member]
             fine += needed
         return fine
@@ -679,14 +717,15 @@ class _Relaxer:
         )
 
     def least_missing(
-        self, leaves: Member, bounds: Bounds, relative: bool
+        self, leaves: Member, bounds: Bounds, relative: bool = False, shared: bool = False
     ) -> tuple[_Part, Model, RawResult]:
-        """Solve for the least total slack on the rows of some requirements."""
+        """Solve for the least total slack on the rows of some requirements, or one for all."""
         slack = self.rows_of(leaves)
         closed = np.zeros(len(bounds.column_upper), dtype=bool)
-        part = _cut(self.req, bounds, closed, slack, bounds.integer)
+        part = _cut(self.req, bounds, closed, slack, bounds.integer, shared)
         rows = part.rows[np.concatenate([part.short, part.over])]
-        cost = 1.0 / self.req.row_sizes()[rows] if relative else np.ones(len(rows))
+        count = part.model.matrix.shape[1] - len(part.columns)
+        cost = 1.0 / self.req.row_sizes()[rows] if relative else np.ones(count)
         model = replace(
             _with_cost(part, cost),
             row_lower=bounds.row_lower[part.rows],
@@ -728,15 +767,16 @@ class _Relaxer:
     def alone(self, member: Member) -> Relaxation | None:
         """The least change of one member that makes a plan possible, if there is one."""
         if self.req.slack_rows(member):
-            bounds = self.req.bounds(self.all)
-            part, model, raw = self.least_missing(member, bounds, relative=False)
-            if raw.x is None:
+            wide = self.req.widened(member)
+            shared = len(wide) > len(member)
+            part, _, raw = self.least_missing(wide, self.req.bounds(self.all), shared=shared)
+            if raw.x is None or not part.model.matrix.shape[1] > len(part.columns):
                 return None
-            amount = sum(self.amounts(part, raw).values())
-            return self.req.relaxation(member, amount, raw.termination == Termination.OPTIMAL)
+            amount = float(raw.x[part.slack].sum())
+            return self.req.relaxation(wide, amount, raw.termination == Termination.OPTIMAL)
         without = self.all.copy()
         without[member] = False
-        if not self.feasible(self.req.bounds(without)):
+        if not self.feasible(self.req.bounds(without)):  # not known counts as no
             return None
         steps = self.req.steps(member)
         if steps is None:
@@ -769,19 +809,20 @@ class _Relaxer:
     def _proof(self, model: Model, raw: RawResult) -> dict[str, Any]:
         """A positive lower bound on the change that is needed proves that there is no plan."""
         assert raw.x is not None
-        c = model.stages[0].c
-        relaxed, bound = raw, -np.inf
-        if model.is_integer:
-            with self.settings.session(model) as session:
-                session.change(relax=True)
+        c, value = model.stages[0].c, float(model.stages[0].c @ raw.x)
+        bound = -np.inf if raw.row_dual is None else dual_bound(model, c, raw.row_dual)
+        for tolerance in (1e-7, 1e-9):
+            if bound >= value * (1 - 1e-6) or self.clock.over:
+                break
+            with self.settings.session(model, relax=True, dual_tolerance=tolerance) as session:
                 relaxed = session.solve(max(self.clock.left_s, 1.0))
-        if relaxed.row_dual is not None:
-            bound = dual_bound(model, c, relaxed.row_dual)
+            if relaxed.row_dual is not None:
+                bound = max(bound, dual_bound(model, c, relaxed.row_dual))
         source = "own-dual"
         if model.is_integer and bound <= NUMERICAL_FLOOR:
             bound, source = max(bound, raw.tree_bound), "tree"
         return {
-            "value": float(c @ raw.x),
+            "value": value,
             "bound": float(bound) if np.isfinite(bound) else None,
             "bound_source": source,
         }
@@ -842,7 +883,7 @@ def explain(
 
 
 def _explained(req: Requirements, settings: _Settings, clock: Clock) -> Explanation:
-    search = _Search(req, settings, clock.share(0.6))
+    search = _Search(req, settings, clock.share(0.5))
     try:
         infeasible = search.begin()
         if infeasible is False:
@@ -850,24 +891,27 @@ def _explained(req: Requirements, settings: _Settings, clock: Clock) -> Explanat
         if infeasible is None:
             return Explanation(None, sentences=("time ran out before anything was found out",))
         members = search.run()
-        irreducible = search.irreducible
     finally:
         search.close()
-    relaxer = _Relaxer(req, settings, clock)
-    missing = _missing(relaxer, search.standing, members)
-    least, proof = relaxer.least()
-    alone = [
-        found
-        for member in _varied(req, members)[:MANY_RELAXATIONS]
-        if not clock.over and (found := relaxer.alone(member)) is not None
-    ]
+    missing = _missing(_Relaxer(req, settings, clock.share(0.1)), search.standing, members)
+    least, proof = _Relaxer(req, settings, clock.share(0.5)).least()
+    proof = proof or search.proof
+    alone: dict[str, Relaxation] = {}
+    chosen = _varied(req, members)[:MANY_RELAXATIONS]
+    for number, member in enumerate(chosen):
+        relaxer = _Relaxer(req, settings, clock.share(1 / (len(chosen) - number)))
+        if not clock.over and (found := relaxer.alone(member)) is not None:
+            alone.setdefault(found.requirement, found)
     conflict = req.describe(members)
     return Explanation(
         True,
         tuple(conflict),
-        irreducible,
-        (*alone, *least),
-        tuple(_sentences(req.headlines(members, missing), conflict, irreducible, alone, least)),
+        search.irreducible,
+        (*alone.values(), *least),
+        (
+            *req.headlines(members, missing),
+            *_sentences(search, members, list(alone.values()), least, clock.over),
+        ),
         proof,
     )
 
@@ -880,7 +924,7 @@ def _missing(relaxer: _Relaxer, standing: BoolArray, members: list[Member]) -> d
     if not len(wanted):
         return {}
     bounds = relaxer.req.bounds(standing)
-    part, _, raw = relaxer.least_missing(wanted, bounds, relative=False)
+    part, _, raw = relaxer.least_missing(wanted, bounds)
     return {} if raw.x is None else relaxer.amounts(part, raw)
 
 
@@ -896,25 +940,22 @@ def _varied(req: Requirements, members: Iterable[Member]) -> list[Member]:
 
 
 def _sentences(
-    headlines: list[str],
-    conflict: list[Requirement],
-    irreducible: bool,
+    search: _Search,
+    members: list[Member],
     alone: list[Relaxation],
     least: list[Relaxation],
+    over: bool,
 ) -> list[str]:
     """The explanation in words."""
-    lines = list(headlines)
-    texts = [one.text for one in conflict]
-    if len(texts) == 1:
-        lines.append(f"cannot hold: {texts[0]}")
-    elif texts:
-        shown = texts if len(texts) <= 15 else [*texts[:14], f"and {len(texts) - 14} more"]
-        lines.append(f"cannot hold together: {'; '.join(shown)}")
-    if not irreducible:
-        lines.append("fewer of these may conflict already: that is not proved")
+    texts = search.req.summary(members)
+    lines = [f"cannot hold{' together' if len(texts) > 1 else ''}: {'; '.join(texts)}"]
+    if not search.irreducible:
+        lines.append("fewer of these may conflict already: time ran out before that was known")
     lines += [f"enough alone: {one.text}" for one in alone]
-    shown = [one.text for one in least[:20]]
-    lines += [f"least change in all: {text}" for text in shown]
+    if not alone:
+        why = "time ran out" if over else "others conflict too"
+        lines.append(f"no single change of these was found to be enough: {why}")
+    lines += [f"least change in all: {one.text}" for one in least[:20]]
     if len(least) > 20:
         lines.append(f"and {len(least) - 20} more")
     return lines

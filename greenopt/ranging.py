@@ -4,44 +4,50 @@ A basis says which columns and rows of a linear program sit at a bound. While it
 others follow linearly from the right-hand sides, and so does every metric: one linear system with
 the basis matrix gives the rates of all directions, another how far each direction goes before the
 basis changes (Dantzig's sensitivity analysis; one-sided, since the two sides of a degenerate vertex
-differ).
+differ). A direction that the basis of a degenerate vertex cannot follow has another optimal basis
+of the same vertex: the linear program over the moves that its bounds allow finds it.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse import linalg
+from scipy.sparse import csgraph, linalg
 
 from greenopt.checking import belongs
-from greenopt.errors import ModelError, Problem, SolutionError, SolverError
-from greenopt.files import write_json
+from greenopt.errors import GreenoptError, ModelError, Problem, SolutionError, SolverError
+from greenopt.files import write_bytes_atomically, write_json
 from greenopt.instance import Instance
-from greenopt.labelled import FloatArray, load_pandas
+from greenopt.labelled import BoolArray, FloatArray, load_pandas
 from greenopt.model import Directions, Model
 from greenopt.problems import part
-from greenopt.results import Solution
-from greenopt.solvers import Basis, RawResult, Session, Termination
+from greenopt.results import SCHEMA_VERSION, Solution
+from greenopt.solvers import Basis, Session, Termination
 
 METRICS = ("carbon_kg", "cost_usd", "water_l", "ttft_request_s", "ttft_mean_s")
 """Metrics whose marginals are given by default."""
 
-BASIC, AT_LOWER, AT_UPPER = 1, 0, 2
+SUMS = {"ttft_mean_s": "ttft_request_s"}
+"""Means over the requests served, and what they are the mean of."""
+
 AT_BOUND = 1e-9
-"""A basic column or row this near its bound, relative to the bound's size, is at it."""
+"""A basic column or row this near its bound, relative to the bound's size, is at it; a reduced cost
+this near zero, relative to the sizes it is the difference of, is zero."""
 
-CHUNK = 256
-"""Directions solved for at once."""
+LEAST = 1e-2
+"""Least size of a column, in its own unit, that rounding is relative to."""
 
-STEPS = (1.0, 1e-2, 1e-4)
-"""Steps tried, in units of the direction, to find the basis beyond a degenerate vertex."""
+CHUNK = 64
+"""Dense right-hand sides solved for at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,19 +62,26 @@ class Marginal:
         Axes of the arrays below.
     rates : dict of str to ndarray
         By metric and for "objective" (of the last stage): change per unit. Infinite where no plan
-        exists with any more; NaN where a degenerate vertex was not resolved.
+        exists with any more; NaN where a degenerate vertex was not resolved in time, or a mean has
+        nothing to average.
     valid_up_to : ndarray
-        Increase, in units, up to which the rates hold; infinite where nothing ever changes.
+        Increase, in units, up to which the rates hold: infinite where nothing ever changes, zero
+        where no plan exists with any more, NaN where nothing is known. What is divided by the
+        number of requests (a mean) bends within the range all the same.
     degenerate : ndarray of bool
         Whether the first basis found says nothing about an increase, because the plan sits on more
-        bounds than it needs; the rates are then those of the basis found beyond it.
+        bounds than it needs; the rates are then those of another basis of the same plan.
+    tied : tuple of str
+        Names of rates that other optimal plans may not share, since a change of the plan that
+        costs nothing would change the metric.
     """
 
     unit: str
     labels: Mapping[str, tuple[str, ...]]
     rates: Mapping[str, FloatArray]
     valid_up_to: FloatArray
-    degenerate: Any
+    degenerate: BoolArray
+    tied: tuple[str, ...] = ()
 
     def at(self, **where: str) -> dict[str, float | bool]:
         """Every rate, the range and the flag at one place.
@@ -85,15 +98,22 @@ class Marginal:
         """
         if set(where) != set(self.labels):
             raise KeyError(f"expected a label for each of {list(self.labels)}")
-        try:
-            place = tuple(members.index(where[axis]) for axis, members in self.labels.items())
-        except ValueError as error:
-            raise KeyError(str(error)) from None
+        for axis, members in self.labels.items():
+            if where[axis] not in members:
+                raise KeyError(f"{where[axis]!r} is not a {axis}; there are {list(members)}")
+        place = tuple(members.index(where[axis]) for axis, members in self.labels.items())
         values: dict[str, float | bool] = {n: float(r[place]) for n, r in self.rates.items()}
         return values | {
             "valid_up_to": float(self.valid_up_to[place]),
             "degenerate": bool(self.degenerate[place]),
         }
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A row a direction: its labels, rates, range and flag."""
+        for place in np.ndindex(self.valid_up_to.shape):
+            at = zip(self.labels.items(), place, strict=True)
+            where = {axis: members[i] for (axis, members), i in at}
+            yield where | self.at(**where)
 
     def to_frame(self) -> Any:
         """A long pandas frame: a row a direction, a column an axis, a metric, range and flag."""
@@ -108,13 +128,17 @@ class Marginal:
         return pd.DataFrame({**axes, **rates, **tail})
 
     def document(self) -> dict[str, Any]:
-        """JSON form; null stands for an infinite range, a rate of no plan or none known."""
+        """JSON form; null is a rate that is infinite or unknown, and a range that is.
+
+        With a rate of null, a range of 0 says that there is no plan, null that nothing is known.
+        """
         return {
             "unit": self.unit,
             "axes": list(self.labels),
             "rates": {name: _nulls(rate) for name, rate in self.rates.items()},
             "valid_up_to": _nulls(self.valid_up_to),
             "degenerate": self.degenerate.tolist(),
+            "tied": list(self.tied),
         }
 
 
@@ -129,7 +153,8 @@ class Marginals:
     objective : float
         Value of the last stage at the basis.
     integers_fixed : bool
-        Whether whole numbers were held at the plan's, which understates what could be gained.
+        Whether whole numbers were held at the plan's. Rates and objective are then those of the
+        best plan with these numbers: starting or stopping an instance could gain more.
     of : dict of str to Marginal
         "demand" over period, origin, class; "gpus" over period, site, gpu_type; "gpus_always" over
         site, gpu_type: one more GPU in every period.
@@ -147,12 +172,16 @@ class Marginals:
         return self.of[name]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a file, whole or not at all: a table if its name ends in ``.csv``, else JSON."""
+        if str(path).endswith(".csv"):
+            write_bytes_atomically(path, self._table().encode())
+            return
         sets = {axis: list(m) for own in self.of.values() for axis, m in own.labels.items()}
         write_json(
             path,
             {
                 "kind": "marginals",
+                "schema_version": SCHEMA_VERSION,
                 "instance": self.instance,
                 "instance_sha256": self.instance_sha256,
                 "objective": self.objective,
@@ -162,13 +191,27 @@ class Marginals:
             },
         )
 
+    def _table(self) -> str:
+        """Comma-separated values: a row a direction, nothing in the axes that it has not."""
+        axes = dict.fromkeys(axis for own in self.of.values() for axis in own.labels)
+        rates = dict.fromkeys(name for own in self.of.values() for name in own.rates)
+        fixed = "integers_fixed"
+        head = ["of", "unit", *axes, *rates, "valid_up_to", "degenerate", "tied", fixed]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, head, restval="", lineterminator="\n")
+        writer.writeheader()
+        for name, own in self.of.items():
+            whole = {"of": name, "unit": own.unit, "tied": " ".join(own.tied)}
+            writer.writerows(whole | row | {fixed: self.integers_fixed} for row in own.rows())
+        return text.getvalue()
+
 
 def marginals(
     instance: Instance,
     solution: Solution | None = None,
     *,
-    of: Sequence[str] | None = None,
-    metrics: Sequence[str] = METRICS,
+    of: str | Sequence[str] | None = None,
+    metrics: str | Sequence[str] = METRICS,
     time_limit: float = 60.0,
     seed: int = 0,
 ) -> Marginals:
@@ -181,48 +224,67 @@ def marginals(
     solution : Solution, optional
         A plan whose whole numbers are held fixed; an instance with whole numbers is solved first
         without one. Continuous instances are solved anew, since a plan alone has no basis.
-    of : sequence of str, optional
+    of : str or sequence of str, optional
         Some of "demand", "gpus", "gpus_always"; all by default.
-    metrics : sequence of str
+    metrics : str or sequence of str
         Additive metrics, custom metrics and "ttft_mean_s".
     time_limit : float
-        Time for resolving degenerate vertices, s; those left have NaN rates.
+        Time for everything, s. Whole numbers found by then are held, also if not proved best;
+        degenerate vertices not resolved by then have NaN rates.
     seed : int
         Given to the solver.
 
     Raises
     ------
     ModelError
-        If there is no optimal plan, or for an unknown name.
+        If no optimal plan exists or was found in time, or for an unknown name.
     SolutionError
         If the solution belongs to another instance or has no plan.
     """
+    from greenopt.solving import refuse_others
+
+    refuse_others(instance)
+    if solution is not None:
+        belongs(instance, solution)
+    if not time_limit > 0:
+        raise ModelError(f"time_limit must be above 0, not {time_limit}")
+    until = time.perf_counter() + time_limit
     formulation = part(instance.problem, "formulation").formulate(instance, everywhere=True)
     directions: dict[str, Directions] = formulation.directions()
-    wanted = list(directions) if of is None else list(of)
+    wanted = list(directions) if of is None else _names(of)
     if unknown := [name for name in wanted if name not in directions]:
         raise ModelError(f"no marginals of {unknown}; known are {list(directions)}")
-    whole = _plan(formulation, solution) if formulation.model.is_integer else None
-    model: Model = formulation.for_marginals(whole)
-    with _Optimum(formulation, model, seed, time.perf_counter() + time_limit) as optimum:
-        found = {name: optimum.marginal(directions[name], metrics) for name in wanted}
-        return Marginals(
-            formulation.model.name,
-            instance.sha256,
-            optimum.value,
-            formulation.model.is_integer,
-            found,
-        )
+    vectors = _vectors(formulation, _names(metrics))
+    held = formulation.model.is_integer
+    whole = _plan(formulation, solution, until, seed) if held else None
+    with _Optimum(formulation, whole, seed, until) as optimum:
+        found = {name: optimum.marginal(directions[name], vectors) for name in wanted}
+        return Marginals(formulation.model.name, instance.sha256, optimum.value, held, found)
 
 
-def _plan(formulation: Any, solution: Solution | None) -> FloatArray:
+def _names(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
+
+
+def _vectors(formulation: Any, metrics: Sequence[str]) -> dict[str, FloatArray]:
+    """Coefficients of metrics; of a mean, those of its sum."""
+    vectors = {}
+    for name in metrics:
+        try:
+            vectors[name] = formulation.metric_vector(SUMS.get(name, name))
+        except KeyError:
+            raise ModelError(f"{name!r} is not an additive metric of this instance") from None
+    return vectors
+
+
+def _plan(formulation: Any, solution: Solution | None, until: float, seed: int) -> FloatArray:
     """Columns of the plan whose whole numbers are held."""
     from greenopt.solving import solve
 
     instance = formulation.instance
     if solution is None:
-        solution = solve(instance, bound=False)
-    belongs(instance, solution)
+        left = max(_left(until), 1e-3)
+        solution = solve(instance, bound=False, time_limit=left, seed=seed)
     if not solution.decision:
         raise ModelError(f"{instance.name}: status {solution.status}, there is no plan to start at")
     x: FloatArray = formulation.encode(solution.decision)
@@ -233,43 +295,63 @@ def _plan(formulation: Any, solution: Solution | None) -> FloatArray:
 
 
 class _Optimum:
-    """The optimal basis of every stage, the last one's session kept to look beyond vertices."""
+    """The optimal vertex of every stage, in order.
 
-    def __init__(self, formulation: Any, model: Model, seed: int, until: float) -> None:
-        self.formulation, self.until = formulation, until
-        self.demand = float(formulation.instance.demand_requests.sum())
-        self.earlier: list[tuple[_Vertex, float]] = []  # and the growth of the row that keeps it
-        last = len(model.stages) - 1
-        for number, stage in enumerate(model.stages):
-            self.session = Session(model, number, solver="highs-simplex", seed=seed)
-            try:
-                self.vertex = _Vertex(model, stage.c, _optimal_basis(self.session))
-                self.value = self.vertex.value
-                if number < last:
-                    keep = stage.tolerance * max(abs(self.value), 1.0)
-                    slope = stage.tolerance * np.sign(self.value) * (abs(self.value) > 1)
-                    self.earlier.append((self.vertex, 1 + slope))
-                    model = model.with_row(f"stage_{number}", stage.c, self.value + keep)
-            finally:
-                if number < last:
-                    self.session.close()
+    Columns are measured in units of their bounds in the instance (requests in thousands, instances
+    in tens), which the model for marginals no longer has: solvers' tolerances are absolute.
+    """
+
+    def __init__(self, formulation: Any, whole: FloatArray | None, seed: int, until: float) -> None:
+        self.instance, self._until = formulation.instance, until
+        self._unit = _unit_of(formulation.model.column_upper)
+        self._served = self._unit * formulation.metric_vector("requests")
+        seconds = self._unit * formulation.metric_vector("ttft_request_s")
+        model = _measured_in(formulation.for_marginals(whole), self._unit)
+        self._stages: list[_Stage] = []
+        try:
+            for number, objective in enumerate(model.stages):
+                mean = self._mean_weight(number) * seconds
+                stage = _Stage(model, number, mean, self._served, seed, until)
+                self._stages.append(stage)
+                keep = objective.tolerance * max(abs(stage.value), 1.0)
+                model = model.with_row(f"stage_{number}", objective.c, stage.value + keep)
+        except GreenoptError as error:
+            self.close()
+            fixed = "" if whole is None else " with the plan's whole numbers"
+            text = f"{formulation.model.name}: no marginals{fixed}: {error}"
+            raise type(error)(text) from None
 
     def __enter__(self) -> _Optimum:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.session.close()
+        self.close()
 
-    def marginal(self, directions: Directions, metrics: Sequence[str]) -> Marginal:
+    def close(self) -> None:
+        """Let the solver's memory go."""
+        for stage in self._stages:
+            stage.session.close()
+
+    @property
+    def value(self) -> float:
+        """Objective of the last stage."""
+        return self._stages[-1].value
+
+    @property
+    def x(self) -> FloatArray:
+        """The plan, in the formulation's columns."""
+        return self._unit * self._stages[-1].vertex.x
+
+    def marginal(self, directions: Directions, vectors: Mapping[str, FloatArray]) -> Marginal:
         """Rates, ranges and flags of one kind of direction."""
-        rows, reach = self._through_stages(directions)
-        vectors = {name: self._metric(name) for name in metrics}
-        rates = self._rates(self.vertex, vectors, rows, directions.requests)
-        reach = np.minimum(reach, self.vertex.reach(rows))
-        reach = np.minimum(reach, self._cost_reach(directions.requests))
-        degenerate = reach <= 0
-        for j in np.flatnonzero(degenerate):
-            self._look_beyond(int(j), rows[:, [j]], directions.requests[[j]], vectors, rates, reach)
+        found = _Found.nothing(directions.rows.shape[1])
+        kept: list[FloatArray] = []
+        for stage in self._stages:
+            rows = self._with_stage_rows(directions, stage, kept)
+            own = self._vectors_at(stage.vertex.x, vectors) if stage is self._stages[-1] else {}
+            found = stage.follow(rows, own, directions.requests, self._until).after(found)
+            rate = found.rates["objective"]
+            kept.append(stage.growth * np.where(np.isfinite(rate), rate, 0.0))
         shape = tuple(len(members) for members in directions.labels.values())
 
         def grid(values: Any, outside: Any) -> Any:
@@ -280,249 +362,457 @@ class _Optimum:
         return Marginal(
             directions.unit,
             directions.labels,
-            {name: grid(rate, 0.0) for name, rate in rates.items()},
-            grid(reach, np.inf),
-            grid(degenerate, False),
+            {name: grid(rate, 0.0) for name, rate in found.rates.items()},
+            grid(found.reach, np.inf),
+            grid(found.degenerate, False),
+            tuple(name for name in found.rates if name in found.tied),
         )
 
-    def _metric(self, name: str) -> FloatArray:
-        try:
-            vector: FloatArray = self.formulation.metric_vector(name)
-        except KeyError:
-            raise ModelError(f"{name!r} is not an additive metric of this instance") from None
-        return vector
+    def _mean_weight(self, number: int) -> float:
+        """Weight of a second of a request in a stage, from the mean TTFT in it."""
+        terms = self.instance.objective[number].terms
+        weight = sum(t.weight / t.scale for t in terms if t.metric == "ttft_mean_s")
+        return float(weight / self.instance.demand_requests.sum()) if weight else 0.0
 
-    def _mean_weight(self, stage: int) -> float:
-        """Weight of the mean TTFT in a stage: its denominator is the demand, which changes."""
-        terms = self.formulation.instance.objective[stage].terms
-        return float(sum(t.weight / t.scale for t in terms if t.metric == "ttft_mean_s"))
-
-    def _through_stages(self, directions: Directions) -> tuple[Any, FloatArray]:
-        """The directions over the last stage's rows, and how far the earlier bases hold.
-
-        What keeps an earlier stage moves with that stage's optimum.
-        """
-        requests = directions.requests
-        kept: list[FloatArray] = []
-        reach: FloatArray = np.full(len(requests), np.inf)
-        for number, (vertex, slope) in enumerate(self.earlier):
-            rows = self._over_stage_rows(vertex, directions, kept)
-            reach = np.minimum(reach, vertex.reach(rows))
-            kept.append(slope * self._objective_rate(vertex, number, rows, requests))
-        return self._over_stage_rows(self.vertex, directions, kept), reach
-
-    def _over_stage_rows(
-        self, vertex: _Vertex, directions: Directions, kept: Sequence[FloatArray]
+    def _with_stage_rows(
+        self, directions: Directions, stage: _Stage, kept: Sequence[FloatArray]
     ) -> Any:
-        """The directions with a row for each earlier stage.
+        """The directions over a stage's rows, those that keep the earlier stages included.
 
-        A mean in an earlier stage has the demand in its denominator, so its row gets easier, to
-        first order by what the mean is at this vertex.
+        What keeps an earlier stage moves with that stage's optimum. A mean in it has the demand in
+        its denominator, so its row gets easier, to first order by what the mean is here.
         """
-        rows = directions.rows
-        for number, rate in enumerate(kept):
-            easier = self._mean_rate(vertex, number) * directions.requests
-            rows = sparse.vstack([rows, sparse.csr_array((rate + easier)[None])], format="csc")
-        return rows
+        rows = [directions.rows]
+        for earlier, rate in zip(self._stages, kept, strict=False):
+            easier = earlier.dilution(stage.vertex.x) * directions.requests
+            rows.append(sparse.csr_array((rate + easier)[None]))
+        return sparse.csc_array(sparse.vstack(rows))
 
-    def _mean_rate(self, vertex: _Vertex, stage: int) -> float:
-        """Fall of a stage's weighted mean TTFT per request more in its denominator."""
-        if not (weight := self._mean_weight(stage)):
-            return 0.0
-        return (
-            weight * float(self.formulation.metric_vector("ttft_mean_s") @ vertex.x) / self.demand
-        )
-
-    def _objective_rate(
-        self, vertex: _Vertex, stage: int, rows: Any, requests: FloatArray
-    ) -> FloatArray:
-        rate: FloatArray = vertex.price(vertex.c) @ rows
-        return rate - self._mean_rate(vertex, stage) * requests
-
-    def _rates(
-        self, vertex: _Vertex, vectors: Mapping[str, FloatArray], rows: Any, requests: FloatArray
+    def _vectors_at(
+        self, x: FloatArray, vectors: Mapping[str, FloatArray]
     ) -> dict[str, FloatArray]:
-        last = len(self.earlier)
-        rates = {"objective": self._objective_rate(vertex, last, rows, requests)}
-        for name, vector in vectors.items():
-            if name == "ttft_mean_s":  # of the requests served
-                served = self.formulation.metric_vector("requests")
-                seconds = self.formulation.metric_vector("ttft_request_s")
-                total, count = seconds @ vertex.x, served @ vertex.x
-                more = vertex.price(seconds) @ rows, vertex.price(served) @ rows
-                rates[name] = (more[0] - total / count * more[1]) / count
-            else:
-                rates[name] = vertex.price(vector) @ rows
-        return rates
+        """Coefficients of metrics; of a mean, its derivative at a plan."""
+        own = {name: vector * self._unit for name, vector in vectors.items()}
+        for name in own.keys() & SUMS.keys():
+            count = float(self._served @ x)
+            mean = float(own[name] @ x) / count if count > 0 else np.nan
+            own[name] = (own[name] - mean * self._served) / (count if count > 0 else np.nan)
+        return own
 
-    def _cost_reach(self, requests: FloatArray) -> FloatArray:
-        """How far total demand may grow until a mean's weight per request changes the basis."""
-        weight = self._mean_weight(len(self.earlier))
-        far = np.full(len(requests), np.inf)
-        if weight == 0 or not requests.any():
-            return far
-        share = self.vertex.cost_reach(self.formulation.metric_vector("ttft_mean_s"))
-        if share >= abs(weight):
-            return far
-        return np.where(requests > 0, self.demand * share / (abs(weight) - share), np.inf)
 
-    def _look_beyond(
+@dataclass(eq=False)
+class _Found:
+    """What is known of directions: rates by name, ranges, flags; names of rates that are tied."""
+
+    rates: dict[str, FloatArray]
+    reach: FloatArray
+    degenerate: BoolArray
+    tied: set[str]
+
+    @classmethod
+    def nothing(cls, count: int) -> _Found:
+        """Of so many directions, before the first stage."""
+        still = {"objective": np.zeros(count)}
+        return cls(still, np.full(count, np.inf), np.zeros(count, dtype=bool), set())
+
+    def after(self, earlier: _Found) -> _Found:
+        """Together with what the stage before says; a direction that ended there has ended."""
+        end = earlier.rates["objective"]
+        rates = {n: np.where(np.isfinite(end), rate, end) for n, rate in self.rates.items()}
+        reach = np.minimum(self.reach, earlier.reach)  # NaN where one of the two is
+        return _Found(rates, reach, self.degenerate | earlier.degenerate, self.tied)
+
+    def take(self, other: _Found, at: Any, these: BoolArray) -> None:
+        """Take over some rates and ranges of another basis, and what is tied there."""
+        for name, rate in other.rates.items():
+            self.rates[name][at[these]] = rate[these]
+        self.reach[at[these]] = other.reach[these]
+        self.tied |= other.tied
+
+    def stop(self, at: int, no_plan: bool) -> None:
+        """Say that there is no plan in a direction, or that nothing is known."""
+        for rate in self.rates.values():
+            rate[at] = np.inf if no_plan else np.nan
+        self.reach[at] = 0.0 if no_plan else np.nan
+
+
+class _Stage:
+    """The optimal vertex of one stage, and the session that finds its other bases.
+
+    Parameters
+    ----------
+    model : Model
+        With the rows that keep earlier stages.
+    number : int
+        Of the stage.
+    mean, served : ndarray
+        Coefficients of the weighted mean TTFT in the objective (zero without one), and of the
+        requests in its denominator.
+    seed : int
+        Given to the solver.
+    until : float
+        When to give up, on the clock of `time.perf_counter`.
+    """
+
+    def __init__(
         self,
-        j: int,
-        row: Any,
-        requests: FloatArray,
-        vectors: Mapping[str, FloatArray],
-        rates: dict[str, FloatArray],
-        reach: FloatArray,
+        model: Model,
+        number: int,
+        mean: FloatArray,
+        served: FloatArray,
+        seed: int,
+        until: float,
     ) -> None:
-        """Replace what a degenerate vertex says of one direction by what holds beyond it."""
-        outcome = None if self.earlier else self._basis_beyond(row.toarray().ravel())
-        if outcome is None:
-            found = dict.fromkeys(rates, np.array([np.nan]))
-        elif outcome == Termination.INFEASIBLE:
-            found = dict.fromkeys(rates, np.array([np.inf]))
-        else:
-            assert isinstance(outcome, _Vertex)
-            found = self._rates(outcome, vectors, row, requests)
-            reach[j] = outcome.reach(row)[0]
-        for name, rate in found.items():
-            rates[name][j] = rate[0]
-
-    def _basis_beyond(self, row: FloatArray) -> _Vertex | Termination | None:
-        """A basis that is optimal from here on in a direction; None if none was found in time."""
-        model, end = self.vertex.model, None
+        objective = model.stages[number]
+        self._c, self._mean, self._served = objective.c, mean, served
+        self.session = Session(model, number, solver="highs-simplex", seed=seed)
         try:
-            for step in STEPS:
-                left = self.until - time.perf_counter()
-                if left <= 0:
-                    return None
-                self.session.change(
-                    row_lower=model.row_lower + step * row, row_upper=model.row_upper + step * row
-                )
-                raw = self.session.solve(left)
-                end = raw.termination
-                basis = self.session.basis()
-                if end == Termination.OPTIMAL and basis is not None:
-                    vertex = _Vertex(model, self.vertex.c, basis)
-                    if vertex.is_feasible():
-                        return vertex
-            return end if end == Termination.INFEASIBLE else None
-        finally:
-            self.session.change(row_lower=model.row_lower, row_upper=model.row_upper)
+            raw = self.session.solve(_left(until))
+            if raw.termination != Termination.OPTIMAL:
+                raise ModelError(f"there is no optimum to start at ({raw.message})")
+            self.vertex = _Vertex(model, objective.c, _basis(self.session))
+        except BaseException:
+            self.session.close()
+            raise
+        self.value = float(objective.c @ self.vertex.x)
+        grows = np.sign(self.value) * (abs(self.value) > 1)
+        self.growth = float(1 + objective.tolerance * grows)
+
+    def dilution(self, x: FloatArray) -> float:
+        """Fall of the weighted mean at a plan, per request more in its denominator."""
+        if not self._mean.any():
+            return 0.0
+        return float(self._mean @ x) / float(self._served @ x)
+
+    def follow(
+        self, rows: Any, vectors: Mapping[str, FloatArray], requests: FloatArray, until: float
+    ) -> _Found:
+        """Rates and ranges of directions over the model's rows.
+
+        Parameters
+        ----------
+        rows : sparse array
+            Change of the right-hand sides, a column a direction.
+        vectors : dict of str to ndarray
+            Metrics besides the objective.
+        requests : ndarray
+            Change of the demand.
+        until : float
+            When to give up.
+        """
+        diluted = self._c - self.dilution(self.vertex.x) * self._served
+        vectors = {"objective": diluted, **vectors}
+        found = self._along(self.vertex, rows, vectors, requests)
+        found.degenerate = found.reach <= 0
+        todo = np.flatnonzero(found.degenerate)
+        while todo.size:
+            end = self._basis_for(rows[:, todo[:1]].toarray().ravel(), until)
+            if isinstance(end, Basis):
+                other = _Vertex(self.vertex.model, self._c, end, self.vertex.x)
+                more = self._along(other, rows[:, todo], vectors, requests[todo])
+                goes = more.reach > 0  # often the same basis serves several
+                if goes[0]:
+                    found.take(more, todo, goes)
+                    todo = todo[~goes]
+                    continue
+            found.stop(int(todo[0]), end == Termination.INFEASIBLE)
+            todo = todo[1:]
+        return found
+
+    def _along(
+        self, vertex: _Vertex, rows: Any, vectors: Mapping[str, FloatArray], requests: FloatArray
+    ) -> _Found:
+        """What one basis says."""
+        rates = {name: vertex.price(vector) @ rows for name, vector in vectors.items()}
+        reach = np.minimum(vertex.reach(rows), self._cost_reach(vertex, requests))
+        # A change of the plan at no cost changes the objective all the same where it changes a
+        # mean, once the demand in the mean's denominator grows.
+        tied = vertex.tied({**vectors, "objective": self._mean})
+        return _Found(rates, reach, np.zeros(len(reach), dtype=bool), tied)
+
+    def _cost_reach(self, vertex: _Vertex, requests: FloatArray) -> FloatArray:
+        """How far total demand may grow until a mean's weight per request changes the basis."""
+        far = np.full(len(requests), np.inf)
+        if not self._mean.any() or not requests.any():
+            return far
+        share = vertex.cost_reach(self._mean)
+        if share >= 1:
+            return far
+        demand = float(self._served @ vertex.x)
+        return np.where(requests > 0, demand * share / (1 - share), np.inf)
+
+    def _basis_for(self, row: FloatArray, until: float) -> Basis | Termination | None:
+        """An optimal basis of the vertex that a direction can follow; how it ended without one.
+
+        The cheapest of the moves that bounds allow. They form a cone, so that the direction may
+        have any length: one that is large beside the solver's tolerance.
+        """
+        if _left(until) <= 0:
+            return None
+        cone = self.vertex.cone
+        self.session.change(column_lower=cone.column_lower, column_upper=cone.column_upper)
+        step = row / np.max(np.abs(row) / self.vertex.row_size)
+        self.session.change(
+            row_lower=np.where(np.isfinite(cone.row_lower), step, -np.inf),
+            row_upper=np.where(np.isfinite(cone.row_upper), step, np.inf),
+        )
+        raw = self.session.solve(_left(until))
+        return _basis(self.session) if raw.termination == Termination.OPTIMAL else raw.termination
 
 
-def _optimal_basis(session: Session) -> Basis:
-    raw: RawResult = session.solve()
-    if raw.termination != Termination.OPTIMAL:
-        raise ModelError(f"no optimal plan, so no marginals: {raw.message}")
+def _left(until: float) -> float:
+    return until - time.perf_counter()
+
+
+def _basis(session: Session) -> Basis:
     basis = session.basis()
     if basis is None:
         raise SolverError("the solver gives no basis")
     return basis
 
 
-class _Vertex:
-    """The point of a basis, and how it moves with the right-hand sides."""
+def _unit_of(upper: FloatArray) -> FloatArray:
+    """The power of two next to each bound, which changes no digit; 1 without a bound."""
+    bounded = np.isfinite(upper) & (upper > 0)
+    unit: FloatArray = np.exp2(np.round(np.log2(np.where(bounded, upper, 1.0))))
+    return unit
 
-    def __init__(self, model: Model, c: FloatArray, basis: Basis) -> None:
-        self.model, self.c = model, c
-        self.basic = np.flatnonzero(basis.column == BASIC)
-        self.active = np.flatnonzero(basis.row != BASIC)
-        self.loose = np.flatnonzero(basis.row == BASIC)
-        matrix = sparse.csr_array(model.matrix)
-        columns = sparse.csc_array(matrix)[:, self.basic]
-        self._rows_of_basic = sparse.csr_array(columns)
-        self._loose_rows = self._rows_of_basic[self.loose]
-        self._solver: Any = linalg.splu(sparse.csc_array(self._rows_of_basic[self.active]))
-        upper_column = basis.column == AT_UPPER
-        self.column_side = np.where(upper_column, model.column_upper, model.column_lower)
-        self.column_side = np.where(np.isfinite(self.column_side), self.column_side, 0.0)
-        self.column_status, self.row_status = basis.column, basis.row
-        x = np.where(basis.column == BASIC, 0.0, self.column_side)
-        upper_row = (basis.row == AT_UPPER) | ~np.isfinite(model.row_lower)
-        side = np.where(upper_row, model.row_upper, model.row_lower)
-        x[self.basic] = self._solver.solve((side - matrix @ x)[self.active])
-        self.x: FloatArray = x
-        self.value = float(c @ x)
-        self._matrix = matrix
+
+def _measured_in(model: Model, unit: FloatArray) -> Model:
+    """The same model with columns in other units."""
+    return replace(
+        model,
+        matrix=sparse.csr_array(model.matrix @ sparse.diags_array(unit)),
+        column_lower=model.column_lower / unit,
+        column_upper=model.column_upper / unit,
+        stages=tuple(replace(stage, c=stage.c * unit) for stage in model.stages),
+    )
+
+
+class _Vertex:
+    """A basis, the point it belongs to, and how that moves with the right-hand sides.
+
+    Parameters
+    ----------
+    model : Model
+        The linear program.
+    c : ndarray
+        Objective of which the basis is optimal.
+    basis : Basis
+        From a solver.
+    x : ndarray, optional
+        The point, if another basis has given it already.
+    """
+
+    def __init__(
+        self, model: Model, c: FloatArray, basis: Basis, x: FloatArray | None = None
+    ) -> None:
+        self.model, self.c, self._basis = model, c, basis
+        self._matrix = sparse.csr_array(model.matrix)
+        self._basic = np.flatnonzero(basis.column == Basis.BASIC)
+        self._active = np.flatnonzero(basis.row != Basis.BASIC)
+        self._loose = np.flatnonzero(basis.row == Basis.BASIC)
+        basic = sparse.csr_array(sparse.csc_array(self._matrix)[:, self._basic])
+        self._loose_rows = basic[self._loose]
+        try:
+            self._inverse = _Inverse(sparse.csc_array(basic[self._active]))
+        except (RuntimeError, ValueError) as error:
+            raise SolverError(f"the solver's basis is none: {error}") from None
+        self.x = self._point() if x is None else x
+
+    def _point(self) -> FloatArray:
+        m, at_upper = self.model, self._basis.column == Basis.UPPER
+        side = np.where(at_upper, m.column_upper, m.column_lower)
+        x = np.where(np.isfinite(side), side, 0.0)
+        x[self._basic] = 0.0
+        row_side = np.where(self._row_at_upper, m.row_upper, m.row_lower)
+        x[self._basic] = self._inverse.solve((row_side - self._matrix @ x)[self._active])
+        return x
+
+    @cached_property
+    def _row_at_upper(self) -> BoolArray:
+        upper: BoolArray = self._basis.row == Basis.UPPER
+        return upper | ~np.isfinite(self.model.row_lower)
 
     def price(self, vector: FloatArray) -> FloatArray:
         """Rate of ``vector·x`` per unit of each row's side, zero for rows that are loose."""
         price = np.zeros(len(self.model.row_lower))
-        price[self.active] = self._solver.solve(vector[self.basic], "T")
+        price[self._active] = self._inverse.solve(vector[self._basic], "T")
         return price
 
     @cached_property
-    def _slacks(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Room of basic columns and loose rows above and below; what is at its bound has none."""
-        m, x = self.model, self.x
-        level = self._matrix @ x
-        size = abs(self._matrix) @ np.abs(x)
-        rows = _room(level, m.row_lower, m.row_upper, size)
-        columns = _room(x, m.column_lower, m.column_upper, np.abs(x))
-        low, high = (side[self.basic] for side in columns)
-        loose_low, loose_high = (side[self.loose] for side in rows)
-        return low, high, loose_low, loose_high
+    def row_size(self) -> FloatArray:
+        """Largest coefficient of each row, 1 without any."""
+        if not self._matrix.nnz:
+            return np.ones(self._matrix.shape[0])
+        largest: FloatArray = abs(self._matrix).max(axis=1).toarray().ravel()
+        return np.where(largest > 0, largest, 1.0)
 
-    def is_feasible(self) -> bool:
-        """Whether the point keeps every bound, up to rounding."""
-        return all(bool((side >= 0).all()) for side in self._slacks)
+    @cached_property
+    def _room(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Of columns and rows below and above; what is at its bound has none."""
+        m, x, status = self.model, self.x, self._basis
+        size = np.maximum(np.abs(x), LEAST)
+        level, row_size = self._matrix @ x, abs(self._matrix) @ size
+        return (
+            *_rooms(x, m.column_lower, m.column_upper, size, status.column),
+            *_rooms(level, m.row_lower, m.row_upper, row_size, status.row),
+        )
+
+    @cached_property
+    def cone(self) -> Model:
+        """The moves from this point that keep every bound it is at, for right-hand sides of 0."""
+        sides = [np.where(room <= 0, 0.0, np.inf) for room in self._room]
+        return replace(
+            self.model,
+            column_lower=-sides[0],
+            column_upper=sides[1],
+            row_lower=-sides[2],
+            row_upper=sides[3],
+        )
 
     def reach(self, rows: Any) -> FloatArray:
         """How far each direction goes until a column or row leaves its bounds."""
+        low, high, row_low, row_high = self._room
         directions = sparse.csc_array(rows)
-        reach = np.empty(directions.shape[1])
-        for start in range(0, len(reach), CHUNK):
-            part_ = directions[:, start : start + CHUNK].toarray()
-            move = self._solver.solve(part_[self.active])
-            loose = self._loose_rows @ move - part_[self.loose]
-            reach[start : start + CHUNK] = self._limit(move, loose)
+        active = sparse.csc_array(directions[self._active])
+        loose = sparse.csc_array(directions[self._loose])
+        reach = np.full(directions.shape[1], np.inf)
+        for some, move in self._inverse.solve_sparse(active):
+            columns = _nearest(move, low[self._basic], high[self._basic])
+            moved = sparse.csc_array(self._loose_rows @ move - loose[:, some])
+            reach[some] = np.minimum(
+                columns, _nearest(moved, row_low[self._loose], row_high[self._loose])
+            )
         return reach
 
-    def _limit(self, move: FloatArray, loose: FloatArray) -> FloatArray:
-        low, high, loose_low, loose_high = (side[:, None] for side in self._slacks)
-        limits = [_ratio(high, move), _ratio(low, -move)]
-        limits += [_ratio(loose_high, loose), _ratio(loose_low, -loose)]
-        nearest = [limit.min(axis=0, initial=np.inf) for limit in limits]
-        reach: FloatArray = np.min(nearest, axis=0)
-        return reach
+    @cached_property
+    def _at_upper(self) -> BoolArray:
+        upper: BoolArray = self._basis.column == Basis.UPPER
+        return np.concatenate([upper, self._row_at_upper])
+
+    @cached_property
+    def _can_enter(self) -> BoolArray:
+        """Columns and rows at one of two different bounds."""
+        m, status = self.model, np.concatenate([self._basis.column, self._basis.row])
+        fixed = np.concatenate([m.column_lower == m.column_upper, m.row_lower == m.row_upper])
+        can: BoolArray = (status != Basis.BASIC) & ~fixed
+        return can
+
+    def _reduced(self, vector: FloatArray) -> tuple[FloatArray, BoolArray]:
+        """Change of ``vector·x`` per unit of each column, and of each row's side; where it is 0."""
+        price = self.price(vector)
+        size = np.abs(vector) + abs(self._matrix).T @ np.abs(price)
+        inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
+        beside = (abs(self._matrix) @ sparse.diags_array(inverse)).max(axis=1).toarray().ravel()
+        columns = vector - self._matrix.T @ price
+        zero = [np.abs(columns) <= AT_BOUND * size, np.abs(price) * beside <= AT_BOUND]
+        return np.concatenate([columns, price]), np.concatenate(zero)
+
+    @cached_property
+    def _reduced_costs(self) -> tuple[FloatArray, BoolArray]:
+        return self._reduced(self.c)
+
+    def tied(self, vectors: Mapping[str, FloatArray]) -> set[str]:
+        """Which of the metrics a change of the plan that costs nothing would change."""
+        free = self._can_enter & self._reduced_costs[1]
+        if not free.any():
+            return set()
+        return {name for name, v in vectors.items() if not self._reduced(v)[1][free].all()}
 
     def cost_reach(self, vector: FloatArray) -> float:
         """How much of a cost vector may be taken off before a reduced cost changes sign."""
-        now, less = (
-            np.concatenate([v - self._matrix.T @ y, y])
-            for v, y in ((self.c, self.price(self.c)), (vector, self.price(vector)))
-        )
-        m = self.model
-        fixed = np.concatenate([m.column_lower == m.column_upper, m.row_lower == m.row_upper])
-        status = np.concatenate([self.column_status, self.row_status])
-        row_at_upper = ~np.isfinite(m.row_lower) | (self.row_status == AT_UPPER)
-        at_upper = np.concatenate([self.column_status == AT_UPPER, row_at_upper])
-        sign = np.where(at_upper, -1.0, 1.0)
+        (now, zero), (less, _) = self._reduced_costs, self._reduced(vector)
+        sign = np.where(self._at_upper, -1.0, 1.0)
         now, less = sign * now, sign * less
-        scale = np.abs(self.c).max(initial=0.0)
-        falls = (status != BASIC) & ~fixed & (less > 0) & (now > AT_BOUND * scale)
+        falls = self._can_enter & ~zero & (now > 0) & (less > 0)
         return float((now[falls] / less[falls]).min(initial=np.inf))
 
 
-def _room(value: FloatArray, lower: FloatArray, upper: FloatArray, size: FloatArray) -> Any:
-    """Distance to both bounds; within rounding of one it is zero."""
-    sides = []
-    for room, bound in ((value - lower, lower), (upper - value, upper)):
+class _Inverse:
+    """A sparse factored matrix, whose independent blocks take their right-hand sides at once."""
+
+    def __init__(self, matrix: Any) -> None:
+        n = matrix.shape[0]
+        self._factors: Any = linalg.splu(matrix) if n else None
+        both = sparse.block_array([[None, matrix], [matrix.T, None]]) if n else matrix
+        self._n_blocks, label = csgraph.connected_components(both, directed=False)
+        self._block_of_row, self._block = label[:n], label[n:]
+
+    def solve(self, right: FloatArray, form: str = "N") -> FloatArray:
+        """Solve with the matrix, or its transpose ("T")."""
+        if self._factors is None:
+            return right
+        found: FloatArray = self._factors.solve(right, form)
+        return found
+
+    def solve_sparse(self, right: Any) -> Iterator[tuple[Any, Any]]:
+        """Solve for the columns of a sparse matrix: positions of some, and their solutions.
+
+        Columns that touch different blocks share one dense right-hand side, a slot.
+        """
+        n, count = right.shape
+        entries = sparse.coo_array(right)
+        touched = self._block_of_row[entries.row].astype(np.int64)
+        slot = _slots(touched, entries.col, self._n_blocks, count)
+        n_slots = int(slot.max(initial=0)) + 1
+        keys, first = np.unique(touched * n_slots + slot[entries.col], return_index=True)
+        owner = entries.col[first]
+        for start in range(0, n_slots, CHUNK):
+            some = np.flatnonzero((slot >= start) & (slot < start + CHUNK))
+            own = (slot[entries.col] >= start) & (slot[entries.col] < start + CHUNK)
+            dense = np.zeros((n, min(CHUNK, n_slots - start)))
+            dense[entries.row[own], slot[entries.col[own]] - start] = entries.data[own]
+            dense = self.solve(dense)
+            at, where = np.nonzero(dense)
+            key = self._block[at].astype(np.int64) * n_slots + start + where
+            column = np.searchsorted(some, owner[np.searchsorted(keys, key)])
+            yield (
+                some,
+                sparse.csc_array((dense[at, where], (at, column)), shape=(n, len(some))),
+            )
+
+
+def _slots(block: Any, column: Any, n_blocks: int, count: int) -> Any:
+    """The least number for each column that no column before it has in a block of both."""
+    slot, free = np.zeros(count, dtype=np.int64), np.zeros(n_blocks, dtype=np.int64)
+    ends = np.searchsorted(column, np.arange(count + 1))
+    for j in range(count):
+        own = block[ends[j] : ends[j + 1]]
+        slot[j] = free[own].max(initial=0)
+        free[own] = slot[j] + 1
+    return slot
+
+
+def _rooms(
+    value: FloatArray, lower: FloatArray, upper: FloatArray, size: FloatArray, status: Any
+) -> tuple[FloatArray, FloatArray]:
+    """Distance to both bounds; within rounding of one it is zero, and where the basis says so."""
+    fixed = (lower == upper) & (status != Basis.BASIC)
+
+    def room(distance: FloatArray, bound: FloatArray, at: int) -> FloatArray:
         scale = np.maximum(size, np.abs(np.where(np.isfinite(bound), bound, 0.0)))
-        near = np.abs(room) <= AT_BOUND * np.maximum(scale, 1e-3)
-        sides.append(np.where(near, 0.0, room))
-    return sides
+        none = (np.abs(distance) <= AT_BOUND * scale) | (status == at) | fixed
+        return np.where(none & np.isfinite(bound), 0.0, distance)
+
+    return room(value - lower, lower, Basis.LOWER), room(upper - value, upper, Basis.UPPER)
 
 
-def _ratio(room: FloatArray, rate: FloatArray) -> FloatArray:
-    """Units until the room is used up; infinite where it is not, nor by rounding."""
-    largest = np.abs(rate).max(axis=0, initial=0.0)
-    uses = rate > 1e-11 * np.maximum(largest, 1e-300)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.maximum(room, 0.0) / np.where(uses, rate, 1.0)
-    units: FloatArray = np.where(uses, ratio, np.inf)
-    return units
+def _nearest(moves: Any, low: FloatArray, high: FloatArray) -> FloatArray:
+    """How far each column of sparse moves goes until the room on one side is used up.
+
+    What is rounding beside the largest move uses none.
+    """
+    reach = np.full(moves.shape[1], np.inf)
+    column = np.repeat(np.arange(moves.shape[1]), np.diff(moves.indptr))
+    size = np.abs(moves.data)
+    largest = np.zeros(len(reach))
+    np.maximum.at(largest, column, size)
+    uses = size > 1e-11 * largest[column]
+    at, rate = moves.indices[uses], moves.data[uses]
+    room = np.maximum(np.where(rate > 0, high[at], low[at]), 0.0)
+    np.minimum.at(reach, column[uses], room / np.abs(rate))
+    return reach
 
 
 def _nulls(values: FloatArray) -> Any:

@@ -14,9 +14,10 @@ import numpy as np
 from greenopt._version import __version__
 from greenopt.checking import stage_differences
 from greenopt.errors import ModelError
+from greenopt.explaining import explain
 from greenopt.instance import Instance
 from greenopt.labelled import FloatArray
-from greenopt.model import Model, dual_bound, elastic
+from greenopt.model import Model
 from greenopt.problems import part
 from greenopt.results import NUMERICAL_FLOOR, Solution, StageResult, Status, closes
 from greenopt.solvers import RawResult, StartReport, Termination, find, solve_model
@@ -47,6 +48,9 @@ WITHOUT_PLAN = {
     Termination.INTERRUPTED: Status.LIMIT,
 }
 """Status of a solve that ended without a plan."""
+
+EXPLANATION_LIMIT_S = 60.0
+"""Longest time for finding out why there is no plan, s; no more than the solve's own limit."""
 
 CHECK_TOLERANCE = 1e-6
 """Largest relative violation the checker accepts."""
@@ -238,7 +242,7 @@ class Run:
                 )
         elif raw.termination == Termination.INFEASIBLE:
             with self._timed("explain"):
-                self._explain(formulation)
+                self._explain()
         status = self._status(raw, stages, found, scales)
         if found is not None and stages:
             last = stages[-1]
@@ -465,57 +469,21 @@ class Run:
         complete = len(stages) == len(self.instance.objective)
         return Status.OPTIMAL if proved and complete else Status.FEASIBLE
 
-    def _explain(self, formulation: Any) -> None:
-        """Prove infeasibility anew on an elastic model, and say what cannot be met."""
-        limit = float("inf") if self.time_limit is None else self.time_limit
-        for rows in formulation.elastic_rows:
-            if not any(name in formulation.model.rows for name in rows):
-                continue
-            model = elastic(formulation.model, rows, formulation.row_sizes)
-            raw = self._solve_elastic(model, limit)
-            if raw.x is not None:
-                break
-        else:
-            self.report["explanation"] = [f"no explanation found ({raw.message})"]
-            return
-        slack = model.columns["slack"]
-        self._prove_infeasible(model, float(model.stages[0].c @ raw.x))
-        shortfall = np.zeros(model.matrix.shape[0])
-        np.add.at(shortfall, slack.codes["row"], raw.x[slack.slice])
-        shortfall[shortfall < 1e-6] = 0.0
-        sentences = formulation.explain(shortfall)
-        self.report["explanation"] = sentences[:20]
-        if len(sentences) > 20:
-            self.report["explanation"].append(f"and {len(sentences) - 20} more")
-
-    def _solve_elastic(self, model: Model, limit: float, relax: bool = False) -> RawResult:
-        def run(options: dict[str, Any], _: bool) -> RawResult:
-            return solve_model(
-                model,
-                isolation=self._isolation_of("highs"),
-                time_limit_s=limit,
-                relax=relax,
-                threads=self.settings.threads,
-                seed=self.settings.seed,
-                **options,
-            )
-
-        return self._best_attempt(model, 0, "highs", relax, run)
-
-    def _prove_infeasible(self, model: Model, value: float) -> None:
-        """A positive lower bound on the relaxation that is needed proves that there is no plan."""
-        relaxed = self._solve_elastic(model, float("inf"), relax=True)
-        bound = -np.inf
-        if relaxed.row_dual is not None:
-            bound = dual_bound(model, model.stages[0].c, relaxed.row_dual)
-        proved = bound > NUMERICAL_FLOOR
-        self.report["least_relative_shortfall"] = {
-            "value": value,
-            "bound": bound if np.isfinite(bound) else None,
-            "bound_source": "own-dual" if proved or not model.is_integer else "tree",
-        }
-        if not proved and (not model.is_integer or value <= NUMERICAL_FLOOR):
+    def _explain(self) -> None:
+        """Find the requirements that conflict; if there are none, that contradicts the solver."""
+        limit = EXPLANATION_LIMIT_S
+        if self.time_limit is not None:
+            limit = min(limit, self.time_limit)
+        found = explain(
+            self.instance,
+            time_limit=limit,
+            isolation=self._isolation_of("highs"),
+            threads=self.settings.threads,
+            seed=self.settings.seed,
+        )
+        self.report |= found.report()
+        if found.infeasible is False:
             self.report["contradiction"] = {
                 "solver": "infeasible",
-                "checker": f"the elastic model needs no more than {value} of relaxation",
+                "checker": "all requirements can be met together, within their tolerances",
             }

@@ -2,6 +2,8 @@
 
     python instances/placement-freesh/build_freesh.py
     python instances/placement-freesh/build_freesh.py --windows 1 3 --out /tmp
+
+Windows are numbered from 0 to 47.
 """
 
 from __future__ import annotations

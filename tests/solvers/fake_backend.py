@@ -21,7 +21,8 @@ def solve(task: Task, line: Line) -> Answer:
     """Misbehave. The first incumbent, where there is one, puts every column at its upper bound."""
     steps = task.algorithm.split()
     if "chatter" in steps:
-        print("what a solver prints must not disturb the pipe")
+        sys.stdout.write("what a solver prints must not disturb the pipe\n")
+        sys.stdout.flush()
         os.write(1, b"nor what it writes past Python")
     if "improve" in steps:
         line.improve(task.scaled.column_upper.copy())

@@ -153,6 +153,11 @@ CASES = (
 """Models with answers worked out by hand."""
 
 
+KNAPSACK = model_of([-10, -13, -7], [[3, 4, 2]], [-INF], [6], 0, 1.0, True)
+ROOM = model_of([-1, -1], [[1, 1]], [-INF], [4], 0, 2.0, True)
+"""Feasible everywhere in its box; (2, 2) is optimal."""
+
+
 def random_lp(seed: int) -> Model:
     """A small bounded LP with rows of every kind and coefficients of very different size."""
     rng = np.random.default_rng(seed)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from solvers.models import CASES, INF, Case, model_of
 
 from greenopt.errors import SolverError
 from greenopt.model import Model
 from greenopt.solvers import SOLVERS, RawResult, SolverInfo, solve_model
 from greenopt.solvers.registry import refuse_unfit
-from solvers.models import CASES, INF, Case, model_of
 
 TOLERANCE = {"pdlp": 1e-4, "highs-pdlp": 1e-4}
 """First-order methods stop earlier; everybody else is exact to rounding."""
@@ -93,7 +93,7 @@ def assert_leaning(multiplier: Any, value: Any, lower: Any, upper: Any, toleranc
 def test_integrality_is_never_dropped(name: str) -> None:
     """GLOP and PDLP would answer 2.5 for an integer: refused, with what to use; relaxed, solved."""
     model = model_of([-1.0], [[2.0]], [-INF], [5.0], 0.0, 9.0, True)
-    with pytest.raises(SolverError, match="drops integrality.*use highs, scip or.*cp-sat"):
+    with pytest.raises(SolverError, match=r"drops integrality.*use highs, scip or.*cp-sat"):
         solve_model(model, solver=name)
     raw = solve_model(model, solver=name, relax=True)
     assert raw.x == pytest.approx([2.5], rel=1e-5)

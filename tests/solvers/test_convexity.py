@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import sparse
+from solvers.models import INF, model_of
 
 from greenopt.errors import SolverError
 from greenopt.solvers import SOLVERS, Session, solve_model
 from greenopt.solvers.convexity import DENSE, refuse_nonconvex
-from solvers.models import INF, model_of
 
 
 @pytest.mark.parametrize("name", [n for n, i in SOLVERS.items() if i.quadratic != "none"])
@@ -18,7 +18,7 @@ def test_indefinite_objective_is_refused(name: str) -> None:
     model = model_of([0, 0], [[1, 1]], [-INF], [9], -5.0, 5.0, q=[[2, 4], [4, 2]])
     with pytest.raises(SolverError, match="not convex: its smallest eigenvalue is about -2"):
         solve_model(model, solver=name)
-    with pytest.raises(SolverError, match="not convex|keeps no model"):
+    with pytest.raises(SolverError, match=r"not convex|keeps no model"):
         Session(model, solver=name)
 
 

@@ -6,12 +6,13 @@ GREENOPT_ENUMERATIONS sets how many (1,000 a solver by default).
 from __future__ import annotations
 
 import os
+
 import numpy as np
 import pytest
+from solvers.models import model_of
 
 from greenopt.model import Model
 from greenopt.solvers import SOLVERS, solve_model
-from solvers.models import model_of
 
 COUNT = int(os.environ.get("GREENOPT_ENUMERATIONS", "1000"))
 STEP = 250

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from scipy.optimize import linprog
+from solvers.models import model_of, random_lp
 
 from greenopt.errors import SolverError
 from greenopt.model import dual_bound, elastic
 from greenopt.solvers import Termination, highs, solve_model
 from greenopt.solvers.scaling import scale
-from solvers.models import model_of, random_lp
 
 
 @given(st.integers(0, 10**6))

@@ -17,35 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from solvers.models import CASES, INF, KNAPSACK, ROOM, Case, big_lp, market_split, model_of
 
 from greenopt.cli import main
 from greenopt.errors import SolverError
 from greenopt.solvers import SOLVERS, available, grace_s, solve_model
 from greenopt.solvers.remote import Worker, pool
-from solvers.models import CASES, INF, Case, big_lp, market_split, model_of
-
-KNAPSACK = model_of([-10, -13, -7], [[3, 4, 2]], [-INF], [6], 0, 1.0, True)
-ROOM = model_of([-1, -1], [[1, 1]], [-INF], [4], 0, 2.0, True)
-"""Feasible everywhere in its box; (2, 2) is optimal."""
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Register a misbehaving solver and return its name."""
-
-    def register(steps: str) -> str:
-        info = replace(
-            SOLVERS["scip-minlp"],
-            name="fake",
-            program="fake",
-            package="fake",
-            module="solvers.fake_backend",
-            algorithm=steps,
-        )
-        monkeypatch.setitem(SOLVERS, "fake", info)
-        return "fake"
-
-    return register
 
 
 def run(code: str, *flags: str) -> Any:
@@ -67,7 +44,7 @@ def test_highs_first_then_or_tools() -> None:
     found = run("""
         import json, highspy
         from greenopt.solvers import solve_model
-        from solvers.test_processes import KNAPSACK
+        from solvers.models import KNAPSACK
         print(json.dumps([
             (r.where, r.program, KNAPSACK.stages[0].value(r.x))
             for r in (solve_model(KNAPSACK, solver=s) for s in ("highs", "cp-sat", "scip"))
@@ -94,7 +71,7 @@ def test_or_tools_first_then_highs() -> None:
         logging.getLogger("greenopt.solver").setLevel(logging.INFO)
         from greenopt.errors import SolverError
         from greenopt.solvers import Session, solve_model
-        from solvers.test_processes import KNAPSACK
+        from solvers.models import KNAPSACK
         found = [
             (r.where, KNAPSACK.stages[0].value(r.x))
             for r in (solve_model(KNAPSACK, solver=s) for s in ("highs", "highs", "scip", "cp-sat"))
@@ -128,7 +105,7 @@ def test_script_without_main_guard(tmp_path: Path) -> None:
     script.write_text(
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from greenopt.solvers import solve_model\n"
-        "from solvers.test_processes import KNAPSACK\n"
+        "from solvers.models import KNAPSACK\n"
         "print('once')\n"
         "print(solve_model(KNAPSACK, solver='cp-sat').termination)\n"
         "print(solve_model(KNAPSACK, time_limit_s=20.0).where)\n"
@@ -146,7 +123,7 @@ def test_forked_child_uses_workers_of_its_own() -> None:
         """
         import json, os
         from greenopt.solvers import Session, solve_model
-        from solvers.test_processes import KNAPSACK
+        from solvers.models import KNAPSACK
         session = Session(KNAPSACK, isolation="worker")
         before = session.solve().termination
         solve_model(KNAPSACK, solver="cp-sat")
@@ -312,7 +289,7 @@ def test_idle_worker_that_died_is_replaced(fake: Any) -> None:
 
 def test_worker_that_cannot_start_is_explained() -> None:
     """A missing backend is a solver error with its reason."""
-    with pytest.raises(SolverError, match="No module named 'solvers.nowhere'"):
+    with pytest.raises(SolverError, match=r"No module named 'solvers\.nowhere'"):
         Worker("solvers.nowhere")
 
 
@@ -354,8 +331,9 @@ def test_rounding_takes_the_continuous_part_along(fake: Any) -> None:
 
 def test_wrong_infeasible_is_not_called_proved(fake: Any) -> None:
     """An instance that a solver wrongly calls infeasible ends as a contradiction, not as proved."""
-    import greenopt as go
     from conftest import quick_path
+
+    import greenopt as go
 
     solution = go.solve(go.load(quick_path()), solver=fake("infeasible"))
     assert solution.status == "error"

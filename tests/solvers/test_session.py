@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from solvers.models import CASES, INF, big_lp, market_split, model_of, random_lp
 
 from greenopt.errors import SolverError
 from greenopt.model import Model, StageObjective
 from greenopt.solvers import SOLVERS, Basis, Session, solve_model
 from greenopt.solvers.session import LOST
-from solvers.models import CASES, INF, big_lp, market_split, model_of, random_lp
 
 ISOLATIONS = ("in-process", "worker")
 

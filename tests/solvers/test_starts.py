@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from solvers.models import INF, KNAPSACK, ROOM, big_lp, market_split, model_of
 
 from greenopt.solvers import SOLVERS, Session, solve_model
-from solvers.models import INF, big_lp, market_split, model_of
-from solvers.test_processes import KNAPSACK, ROOM, fake
-
-__all__ = ["fake"]
 
 CHARGE = model_of([1, 10], [[1, -5], [1, 0]], [-INF, 3], [0, INF], 0, [9.0, 1.0], [False, True])
 """A continuous flow of at least three, for which a fixed charge has to be paid."""

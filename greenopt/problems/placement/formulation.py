@@ -165,7 +165,7 @@ def _fits_memory(inst: PlacementInstance, k: RequestClass, profile: Profile, lev
 def kv_need_and_room_bytes(
     inst: PlacementInstance, k: RequestClass, profile: Profile, level: int
 ) -> tuple[float, float]:
-    """KV cache of an instance that serves a class alone, and what fits; 0 and infinite unmodelled."""
+    """KV cache of an instance that serves a class alone, and what fits (not modelled: 0, inf)."""
     model = next(n for n in inst.models if n.name == k.model)
     gpu = next(h for h in inst.gpu_types if h.name == profile.gpu_type)
     if model.weight_bytes is None or model.kv_bytes_per_token is None or gpu.memory_bytes is None:
@@ -232,9 +232,6 @@ class _Use:
 class Formulation:
     """The model of one instance, with what is needed to read its solution back.
 
-    When infeasibility is explained, the rows in the first entry of `elastic_rows` that suffices may
-    give way: budgets are questioned before demand is.
-
     Parameters
     ----------
     instance : PlacementInstance
@@ -249,8 +246,6 @@ class Formulation:
     model : greenopt.model.Model
         Sparse arrays with named blocks.
     """
-
-    elastic_rows = (("budget",), ("demand", "budget"))
 
     def __init__(
         self,
@@ -988,19 +983,13 @@ class Formulation:
         rows = self._builder.add_rows(
             "budget", codes, -np.inf, np.concatenate([e[1] for e in entries])
         )
-        self._budget_sizes = np.concatenate([e[7] for e in entries])
         start = rows.start
-        for _, limit, _, _, row, columns, values, _ in entries:
+        for _, limit, _, _, row, columns, values in entries:
             self._builder.add_entries(start + row, columns, values)
             start += len(limit)
 
     def _budget_entries(self, shape: tuple[int, int]) -> Iterator[tuple[Any, ...]]:
-        """For each budget: its rows (limit, period, site; -1 for a whole axis), coefficients, size.
-
-        The size is what a shortfall is measured against: the limit, or for a mean the limit times
-        all the requests there are.
-        """
-        demand = self.instance.demand_requests.sum(axis=(1, 2))
+        """For each budget: its rows (limit, period, site; -1 for a whole axis), coefficients."""
         for b, budget in enumerate(self.instance.budgets):
             axes = budget.limit.axes
             sizes = [
@@ -1025,9 +1014,7 @@ class Formulation:
                 for axis, c in zip(("period", "site"), cells, strict=True)
             ]
             right = np.zeros(len(cells[0])) if mean else limit[cells]
-            there = demand[cells[0]] if "period" in axes else demand.sum()
-            size = np.maximum(np.abs(limit[cells]) * (there if mean else 1.0), 1e-300)
-            yield b, right, *named, row, columns, values, size
+            yield b, right, *named, row, columns, values
 
     def _add_site_max_rows(self) -> None:
         if not self._maxima:
@@ -1343,97 +1330,11 @@ class Formulation:
             )
         return result
 
-    def explain(self, shortfall: FloatArray) -> list[str]:
-        """Say in the problem's words what the elastic model could not meet.
-
-        Parameters
-        ----------
-        shortfall : ndarray, shape (n_rows,)
-            By how much each row had to be relaxed.
-        """
-        demand = self.model.pick(self.model.rows["demand"], "requests", shortfall)
-        sentences = self._explain_demand(demand.dense())
-        if "budget" in self.model.rows:
-            for name, array in self._by_budget(shortfall, "{}").items():
-                sentences += [
-                    f"{name.replace('.', ' ', 1)} ({', '.join(at) or 'in total'}) is exceeded by "
-                    f"{amount:,.6g} {array.unit}"
-                    for at, amount in _entries(array)
-                ]
-        return sentences
-
-    @cached_property
-    def row_sizes(self) -> FloatArray:
-        """What a row's shortfall is measured against: its side, or for a mean its limit in sum."""
-        model = self.model
-        side = np.where(np.isfinite(model.row_upper), model.row_upper, model.row_lower)
-        sizes = np.maximum(np.abs(np.where(np.isfinite(side), side, 0.0)), 1.0)
-        if block := model.rows.get("budget"):
-            sizes[block.slice] = self._budget_sizes
-        return sizes
-
     def _budget_unit(self, metric: str) -> str:
         if metric == "ttft_mean_s":
             return "request s"
         custom = {own.name: own.unit for own in self.instance.custom_metrics}
         return custom[metric] if metric in custom else METRICS[metric].unit
-
-    def _explain_demand(self, short: FloatArray) -> list[str]:
-        """One sentence a class and origin: how much cannot be served, and why."""
-        inst, sets = self.instance, self.instance.sets
-        flow = self._flow.codes
-        reached = np.zeros(short.shape, dtype=bool)
-        reached[flow["period"], flow["origin"], flow["class"]] = True
-        sentences = []
-        for o, k in np.argwhere(short.any(axis=0)):
-            missing = short[:, o, k]
-            worst = int(missing.argmax())
-            head = (
-                f"class {sets['class'][k]} from {sets['origin'][o]}: {missing.sum():,.6g} requests "
-                f"cannot be served in {np.count_nonzero(missing)} of {len(missing)} periods "
-                f"(most in {sets['period'][worst]}: {missing[worst]:,.6g} of "
-                f"{inst.demand_requests[worst, o, k]:,.6g}); "
-            )
-            if reached[missing > 0, o, k].all():
-                sentences.append(head + "the sites and levels within its limits hold no more")
-            else:
-                sentences.append(head + self._why_nowhere(int(o), int(k)))
-        return sentences
-
-    def _why_nowhere(self, o: int, k: int) -> str:
-        """Which limit leaves a class from an origin without any site and level."""
-        inst, c = self.instance, self.instance.classes[k]
-        offers = [
-            (service.profile, level, service.holds)
-            for service in self.services
-            if k in service.classes and service.holds.any()
-            for level in range(_n(service.profile))
-        ]
-        if not offers:
-            return f"no site has GPUs for {c.model}"
-        if c.ttft_limit_s is not None:
-            network = inst.rtt_s[o] + inst.last_mile_s[o]
-            best = min(
-                float(network[holds].min()) + prefill_statistic(c, p, level, c.ttft_statistic)
-                for p, level, holds in offers
-            )
-            if best > c.ttft_limit_s * (1 + SLACK):
-                what = f"its smallest TTFT {c.ttft_statistic}"
-                return f"{what} is {best:.4g} s, the limit {c.ttft_limit_s:g} s"
-        if c.tbt_limit_s is not None:
-            best = min(p.levels[level].itl_s[c.tbt_statistic] for p, level, _ in offers)
-            if best > c.tbt_limit_s * (1 + SLACK):
-                what = f"the smallest TBT {c.tbt_statistic}"
-                return f"{what} is {best:.4g} s, the limit {c.tbt_limit_s:g} s"
-        if not any(_fits_memory(inst, c, p, level) for p, level, _ in offers):
-            return "its KV cache does not fit beside the weights at any level"
-        return "no site and level is within all its limits and reachable"
-
-
-def _entries(array: LabelledArray) -> Iterator[tuple[list[str], float]]:
-    """Labels and value of each stored number."""
-    for code, value in zip(array.codes.T, array.values, strict=True):
-        yield [array.labels[a][i] for a, i in zip(array.axes, code, strict=True)], float(value)
 
 
 _OF_BLOCKS = {"running": "instances", "starts": "instances", "startup_waits": "requests"}

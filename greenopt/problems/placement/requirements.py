@@ -1,13 +1,13 @@
 """What a placement instance requires, named: for explaining why it has no plan.
 
-The model is that of formulations/placement.md with every limit open: an instance like the given one,
-but without limits on latency and memory, masks, given numbers of instances and blocks, and with
-more GPUs than are needed everywhere. The requirements put back what was there.
+The model is that of formulations/placement.md with every limit open: that of an instance like the
+given one, but without limits on latency and memory, masks, given numbers of instances and blocks,
+and with more GPUs than are needed everywhere. The requirements put back what was there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -79,13 +79,13 @@ def opened(instance: PlacementInstance) -> PlacementInstance:
     metric, weight = ("unmet_usd", 1.0) if instance.unmet_allowed else ("requests", 0.0)
     gpus = _enough_gpus(instance)
     charged = any("cost_demand_usd" in leaves(budget.metric) for budget in instance.budgets)
-    counted = {"axes": [], "values": None} if instance.counts_instances else None
+    nothing: dict[str, Any] = {"axes": [], "values": None}
     return instance.replace(
         classes=classes,
         models=[{**n.model_dump(), "weight_bytes": None} for n in instance.models],
         reachable=None,
         hold_periods=None,
-        fixed_instances=counted,
+        fixed_instances=nothing if instance.counts_instances else None,  # still counted
         gpus=gpus,
         load_rule="at_most" if np.isfinite(gpus).all() else instance.load_rule,
         objective=[{"terms": [{"metric": metric, "weight": weight}]}],
@@ -214,7 +214,7 @@ class _Maker:
             number = np.full([len(self.model.labels[axis]) for axis in c], -1)
             number[tuple(c.values())] = np.arange(running.size)
             here = np.flatnonzero(~self._begins[c["block"]])
-            before = number[c["block"][here] - 1, c["site"][here], c["model"][here], c["mode"][here]]
+            before = number[(c["block"][here] - 1, *(c[axis][here] for axis in _SNM))]
             codes = {"period": c["block"][here], **{a: v[here] for a, v in axes.items()}}
             self._append("held", codes, eye[here] - eye[before], 0.0, 0.0)
         if starts is not None:  # those that start are among those that run
@@ -469,7 +469,8 @@ class PlacementRequirements(Requirements):
 
     def kind(self, member: Member) -> str:
         """Kind of a member."""
-        return next(f.name for f in self.families.values() if f.start <= member[0] < f.start + f.size)
+        first = member[0]
+        return next(f.name for f in self.families.values() if f.start <= first < f.start + f.size)
 
     def codes_of(self, member: Member) -> dict[str, IntArray]:
         """Positions of a member's requirements, by the axes that apply."""
@@ -502,11 +503,24 @@ class PlacementRequirements(Requirements):
         value = self._value(member)
         return self._subject(member) + (f": {value}" if value else "")
 
+    def summary(self, members: Sequence[Member]) -> list[str]:
+        """Members in few words: more than four of one kind in one period are told as one."""
+        groups: dict[tuple[str, str], list[Member]] = {}
+        for member in members:
+            groups.setdefault((self.kind(member), self.where(member).get("period", "")), []).append(
+                member
+            )
+        found: list[str] = []
+        for (kind, _), own in groups.items():
+            told = [np.concatenate(own)] if len(own) > 4 and kind != "budget" else own
+            found += [self.text(member) for member in told]
+        return found
+
     # -- what a requirement is called --
 
     def _subject(self, member: Member) -> str:
         kind, where = self.kind(member), self._place(member)
-        of = {
+        of: dict[str, Callable[[], str]] = {
             "balance": lambda: "even balance: all instances of a kind at one level",
             "whole_requests": lambda: "whole numbers of requests",
             "whole_instances": lambda: "whole numbers of instances",
@@ -540,7 +554,7 @@ class PlacementRequirements(Requirements):
         }
         return of[kind]()
 
-    def _place(self, member: Member) -> Any:
+    def _place(self, member: Member) -> Callable[..., str]:
         """A function that says which label, or how many of them, a member has on an axis."""
         codes, labels = self.codes_of(member), self.model.labels
 
@@ -550,12 +564,14 @@ class PlacementRequirements(Requirements):
                 return labels[axis][different[0]]
             if len(different) <= 3 and axis != "period":
                 return " and ".join(labels[axis][i] for i in different)
+            if axis == "period" and len(different) == len(labels[axis]):
+                return "every period"
             return f"{len(different)} {many or axis + 's'}"
 
         return place
 
     @staticmethod
-    def _served(where: Any) -> str:
+    def _served(where: Callable[..., str]) -> str:
         return f"{where('model', 'models')} in {where('mode', 'modes')}"
 
     def _scope(self, member: Member) -> str:
@@ -582,18 +598,19 @@ class PlacementRequirements(Requirements):
                 return f"held back for at most {k[0].deferral_limit_s:,.6g} s"
             limit, statistic = (getattr(k[0], f"{kind}_{w}") for w in ("limit_s", "statistic"))
             return f"{limit:g} s ({statistic})"
-        if kind == "min_up" and len(np.unique(codes["model"])) == len(np.unique(codes["mode"])) == 1:
-            own = self._profile(codes)
-            return f"{own.min_up_s:,.6g} s"
+        if kind == "min_up":
+            place = zip(codes["model"], codes["mode"], strict=True)
+            seconds = {self._profile(n, m).min_up_s for n, m in place}
+            return f"{seconds.pop():,.6g} s" if len(seconds) == 1 else ""
         if kind not in _UNITS:
             return ""
         total = float(self._asked(member).sum())
         return f"{total:,.6g}{self._unit(member)}{self._rate(member, total)}"
 
-    def _profile(self, codes: Mapping[str, IntArray]) -> Profile:
+    def _profile(self, n: int, m: int) -> Profile:
         sets = self.instance.sets
-        n, m = sets["model"][codes["model"][0]], sets["mode"][codes["mode"][0]]
-        return next(q for q in self.instance.profiles if (q.model, q.mode) == (n, m))
+        served = sets["model"][n], sets["mode"][m]
+        return next(q for q in self.instance.profiles if (q.model, q.mode) == served)
 
     def _asked(self, member: Member) -> FloatArray:
         """Sides of a member's rows."""
@@ -654,16 +671,36 @@ class PlacementRequirements(Requirements):
         seconds = self.instance.periods.duration_s[t]
         asked = sum(float(self._asked(m).sum()) for m in wanted)
         had = max(asked - sum(missing.values()), 0.0)
-        who = " and ".join(self._wanted_text(m, seconds) for m in wanted)
+        who = self._wanted_texts(wanted, seconds)
         limits = [self.text(m) for m in members if self.kind(m) in {"ttft", "tbt"}]
         within = f" within {' and '.join(limits)}" if limits else ""
         places = [m for m in members if self.kind(m) in {"gpus", "power_cap", "instance_limit"}]
-        where = "; ".join(self._holds(m) for m in places)
+        where = self._hold_texts(places)
         kept = f"the sites that reach it ({where})" if where else "the sites that reach it"
+        if any(self.kind(m) == "whole_instances" for m in members):
+            within += " by whole instances"
         start = f"period {self.instance.sets['period'][t]}: {who}{within}; "
         if had <= 1e-6 * asked and not places:
             return [start + reason for reason in self._why_nowhere(wanted)]
         return [start + f"{kept} hold {_per_s(had / seconds)} ({had:,.6g} requests)"]
+
+    def _wanted_texts(self, wanted: Sequence[Member], seconds: float) -> str:
+        """What is asked for, class by class where that would be long."""
+        if len(wanted) > 3:
+            every = np.concatenate(wanted)
+            classes = self.codes_of(every)["class"]
+            wanted = [every[classes == k] for k in np.unique(classes)]
+        return " and ".join(self._wanted_text(member, seconds) for member in wanted)
+
+    def _hold_texts(self, places: Sequence[Member]) -> str:
+        """What limits what the sites hold, type by type where that would be long."""
+        gpus = [m for m in places if self.kind(m) == "gpus"]
+        others = [m for m in places if self.kind(m) != "gpus"]
+        if len(gpus) > 4:
+            every = np.concatenate(gpus)
+            types = self.codes_of(every)["gpu_type"]
+            gpus = [every[types == h] for h in np.unique(types)]
+        return "; ".join(self._holds(m) for m in [*gpus, *others])
 
     def _wanted_text(self, member: Member, seconds: float) -> str:
         place, total = self._place(member), float(self._asked(member).sum())
@@ -730,6 +767,18 @@ class PlacementRequirements(Requirements):
 
     # -- relaxations --
 
+    def widened(self, member: Member) -> Member:
+        """GPUs, power caps and instance limits change in every period together."""
+        kind = self.kind(member)
+        if kind not in {"gpus", "power_cap", "instance_limit"}:
+            return member
+        family = self.families[kind]
+        inside = member - family.start
+        same = np.ones(family.size, dtype=bool)
+        for axis, code in family.codes.items():
+            same &= (axis == "period") | np.isin(code, code[inside])
+        return family.start + np.flatnonzero(same)
+
     def slack_rows(self, member: Member) -> bool:
         """Whether a member can give way by an amount on its rows."""
         return self.kind(member) in _UNITS
@@ -778,12 +827,22 @@ class PlacementRequirements(Requirements):
             total = float(self._asked(member).sum())
             return unit, f"{subject}: {amount:,.6g} requests fewer, of {total:,.6g}{sure}"
         if kind == "budget" and self._is_mean(member):
-            return "request s", f"{subject}: {amount:,.6g} request s more{self._new_mean(member, amount)}{sure}"
-        if len(member) > 1 or kind == "fixed":
+            more = f"{amount:,.6g} request s more{self._new_mean(member, amount)}"
+            return "request s", f"{subject}: {more}{sure}"
+        different = np.unique(self._asked(member))
+        together = len(member) == 1 or self._uniform(member)
+        if len(different) > 1 or kind == "fixed" or not together:
             change = "changed" if kind == "fixed" else "more"
             return unit, f"{subject}: {amount:,.6g} {unit} {change}{sure}"
-        asked = float(self._asked(member).sum())
+        asked = float(different[0])
         return unit, f"{subject}: {asked + amount:,.6g} instead of {asked:,.6g} {unit}{sure}"
+
+    def _uniform(self, member: Member) -> bool:
+        """Whether a member's requirements differ in the period only, and are changed together."""
+        return self.kind(member) in {"gpus", "power_cap", "instance_limit"} and all(
+            axis == "period" or (code == code[0]).all()
+            for axis, code in self.codes_of(member).items()
+        )
 
     def _new_mean(self, member: Member, amount: float) -> str:
         """The mean TTFT that an excess in request-seconds comes to, where all is served."""
