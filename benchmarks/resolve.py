@@ -228,6 +228,8 @@ def main() -> None:
             "The columns of HiGHS alone leave out building the arrays, checking the plan and "
             "proving the bound. It has no call for changed coefficients; greenopt passes the model "
             "and sets the last basis.",
+            "A Pyomo persistent interface is not measured: the Pyomo statement holds plain "
+            "numbers, and building it takes longer than everything here (see build_vs_solve).",
             "Medians over repetitions.",
         ],
     }

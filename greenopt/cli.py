@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -112,6 +113,32 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--json", action="store_true", help="one JSON object on stdout")
     explain.set_defaults(run=_explain)
 
+    marginals = commands.add_parser(
+        "marginals", help="what one more request or GPU does to every metric"
+    )
+    marginals.add_argument("instance", help="instance file")
+    marginals.add_argument(
+        "solution", nargs="?", help="solution file whose whole numbers are held; default: solve"
+    )
+    marginals.add_argument(
+        "--of",
+        action="append",
+        choices=("demand", "gpus", "gpus_always"),
+        help="one more request, one more GPU in a period, or in all; repeat; default: all three",
+    )
+    marginals.add_argument(
+        "--metric", action="append", metavar="M", help="a metric; repeat for more; default: five"
+    )
+    marginals.add_argument("--top", type=_count, default=10, metavar="N", help="rows, default 10")
+    marginals.add_argument(
+        "--out", type=_table_file, metavar="FILE", help="write all of them, as .csv or .json"
+    )
+    marginals.add_argument(
+        "--time-limit", type=_positive, default=60.0, metavar="S", help="seconds, default 60"
+    )
+    marginals.add_argument("--seed", type=int, default=0, help="default 0")
+    marginals.set_defaults(run=_marginals)
+
     info = commands.add_parser("info", help="what an instance holds and where it came from")
     info.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
     info.set_defaults(run=_info)
@@ -165,6 +192,12 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return value
+
+
+def _table_file(text: str) -> Path:
+    if not text.endswith((".csv", ".json", ".json.gz")):
+        raise argparse.ArgumentTypeError(f"{text!r} ends in neither .csv nor .json")
+    return Path(text)
 
 
 def _term(text: str) -> dict[str, Any]:
@@ -465,6 +498,71 @@ def _certify(options: argparse.Namespace) -> int:
         else:
             print("ok")
     return SOLVED if certificate.ok and not wide else NOT_AS_ASKED
+
+
+# -- marginals -----------------------------------------------------------------------------------
+
+
+def _marginals(options: argparse.Namespace) -> int:
+    from greenopt.io import load, load_solution
+    from greenopt.ranging import METRICS, marginals
+
+    instance = load(options.instance)
+    solution = load_solution(options.solution) if options.solution else None
+    found = marginals(
+        instance,
+        solution,
+        of=options.of,
+        metrics=options.metric or METRICS,
+        time_limit=options.time_limit,
+        seed=options.seed,
+    )
+    print(f"{found.instance}: objective {found.objective:.9g}")
+    if found.integers_fixed:
+        print("whole numbers are held at the plan's; changing them could gain more")
+    for name, own in found.of.items():
+        _print_marginal(name, own, (options.metric or ["objective"])[0], options.top)
+    if options.out:
+        found.save(options.out)
+        print(f"\nall of them in {options.out}")
+    return SOLVED
+
+
+def _print_marginal(name: str, own: Any, by: str, top: int) -> None:
+    """The largest marginals of one kind by one rate, those without a plan before all."""
+    rows = [row for row in own.rows() if row[by] != 0]
+    rows.sort(key=lambda row: -abs(row[by]) if row[by] == row[by] else 1.0)
+    when = " in every period" if name == "gpus_always" else ""
+    print(f"\none more {own.unit}{when}: {min(top, len(rows))} largest by {by}, ", end="")
+    print(f"of {own.valid_up_to.size}; {own.valid_up_to.size - len(rows)} change nothing")
+    if not rows:
+        return
+    rates = [f"{rate} per {own.unit}" for rate in own.rates]
+    head = [*own.labels, *rates, f"valid up to, {own.unit}s", "note"]
+    lines = [
+        [
+            *(row[axis] for axis in own.labels),
+            *(_finite(row[rate], "+.4g", "-") for rate in own.rates),
+            _finite(row["valid_up_to"], ".4g", "any" if row[by] == row[by] else "-"),
+            _note(row, by),
+        ]
+        for row in rows[:top]
+    ]
+    _print_table(head, lines, left=(*own.labels, "note"))
+    if own.tied:
+        print(f"other optimal plans may have other rates of {', '.join(own.tied)}")
+
+
+def _finite(value: float, form: str, other: str) -> str:
+    return format(value, form) if math.isfinite(value) else other
+
+
+def _note(row: dict[str, Any], by: str) -> str:
+    if math.isinf(row[by]):
+        return "no plan"
+    if math.isnan(row[by]):
+        return "unknown"
+    return "degenerate" if row["degenerate"] else ""
 
 
 # -- info, export, schema, reweight --------------------------------------------------------------

@@ -35,6 +35,15 @@ AXES = ("class", "budget", "limit", "model", "mode", "gpu_type", "site", "origin
 MANY = {"site": 8, "origin": 4}
 """Of more labels of an axis than this, all are told together."""
 
+SHARPER: tuple[dict[str, Any], ...] = (
+    {"dual_tolerance": 1e-9},
+    {"dual_tolerance": 1e-9, "spread": 1e9},
+)
+"""Settings tried in turn while the own bound of a least change leaves a gap."""
+
+SMALLEST = 1e-5
+"""Relative gap between a change and its bound below which it counts as the smallest."""
+
 MANY_RELAXATIONS = 12
 """Most members of a conflict that are relaxed alone."""
 
@@ -699,6 +708,15 @@ class _Search:
 # -- relaxations ---------------------------------------------------------------------------------
 
 
+def _gap(model: Model, raw: RawResult) -> float:
+    """Relative gap between a point of a continuous model and its own bound."""
+    if raw.x is None or raw.row_dual is None:
+        return np.inf
+    c = model.stages[0].c
+    value = float(c @ raw.x)
+    return (value - dual_bound(model, c, raw.row_dual)) / max(abs(value), 1e-300)
+
+
 class _Relaxer:
     """The whole instance, with slack where a requirement may give way."""
 
@@ -731,8 +749,26 @@ class _Relaxer:
             row_lower=bounds.row_lower[part.rows],
             row_upper=bounds.row_upper[part.rows],
         )
-        with self.settings.session(model) as session:
-            return part, model, session.solve(self.clock.left_s)
+        return part, model, self._solve(model)
+
+    def _solve(self, model: Model) -> RawResult:
+        """Solve, a continuous model more sharply again while its own bound leaves a gap."""
+        best: RawResult | None = None
+        for options in ({}, *SHARPER):
+            with self.settings.session(model, **options) as session:
+                raw = session.solve(self.clock.left_s)
+            if best is None or best.x is None or _gap(model, raw) < _gap(model, best):
+                best = raw
+            if model.is_integer or raw.x is None or _gap(model, best) <= SMALLEST:
+                break
+        assert best is not None
+        return best
+
+    def _smallest(self, model: Model, raw: RawResult) -> bool:
+        """Whether no smaller value is possible."""
+        if model.is_integer:
+            return raw.termination == Termination.OPTIMAL
+        return _gap(model, raw) <= SMALLEST
 
     def amounts(self, part: _Part, raw: RawResult) -> dict[int, float]:
         """Slack by requirement, without what is rounding only."""
@@ -769,11 +805,11 @@ class _Relaxer:
         if self.req.slack_rows(member):
             wide = self.req.widened(member)
             shared = len(wide) > len(member)
-            part, _, raw = self.least_missing(wide, self.req.bounds(self.all), shared=shared)
+            part, model, raw = self.least_missing(wide, self.req.bounds(self.all), shared=shared)
             if raw.x is None or not part.model.matrix.shape[1] > len(part.columns):
                 return None
             amount = float(raw.x[part.slack].sum())
-            return self.req.relaxation(wide, amount, raw.termination == Termination.OPTIMAL)
+            return self.req.relaxation(wide, amount, self._smallest(model, raw))
         without = self.all.copy()
         without[member] = False
         if not self.feasible(self.req.bounds(without)):  # not known counts as no
@@ -799,8 +835,7 @@ class _Relaxer:
             numbers = np.concatenate([np.arange(f.start, f.start + f.size) for f in leaves])
             part, model, raw = self.least_missing(numbers, bounds, relative=True)
             if raw.x is not None:
-                best = raw.termination == Termination.OPTIMAL
-                found = self.req.least(self.amounts(part, raw), best)
+                found = self.req.least(self.amounts(part, raw), self._smallest(model, raw))
                 return found, self._proof(model, raw)
             if raw.termination != Termination.INFEASIBLE:
                 break
@@ -811,13 +846,10 @@ class _Relaxer:
         assert raw.x is not None
         c, value = model.stages[0].c, float(model.stages[0].c @ raw.x)
         bound = -np.inf if raw.row_dual is None else dual_bound(model, c, raw.row_dual)
-        for tolerance in (1e-7, 1e-9):
-            if bound >= value * (1 - 1e-6) or self.clock.over:
-                break
-            with self.settings.session(model, relax=True, dual_tolerance=tolerance) as session:
-                relaxed = session.solve(max(self.clock.left_s, 1.0))
+        if model.is_integer:
+            relaxed = self._solve(replace(model, integer=np.zeros_like(model.integer)))
             if relaxed.row_dual is not None:
-                bound = max(bound, dual_bound(model, c, relaxed.row_dual))
+                bound = dual_bound(model, c, relaxed.row_dual)
         source = "own-dual"
         if model.is_integer and bound <= NUMERICAL_FLOOR:
             bound, source = max(bound, raw.tree_bound), "tree"
@@ -918,11 +950,14 @@ def _explained(req: Requirements, settings: _Settings, clock: Clock) -> Explanat
 
 def _missing(relaxer: _Relaxer, standing: BoolArray, members: list[Member]) -> dict[int, float]:
     """How much of what a conflict asks for cannot be had while the rest of it stands."""
-    family = relaxer.req.families[relaxer.req.wanted]
-    every = np.concatenate(members) if members else np.zeros(0, dtype=np.int64)
-    wanted = every[(every >= family.start) & (every < family.start + family.size)]
-    if not len(wanted):
+    family = relaxer.req.families.get(relaxer.req.wanted)
+    every = np.concatenate(members)
+    if (
+        family is None
+        or not (at := (every >= family.start) & (every < family.start + family.size)).any()
+    ):
         return {}
+    wanted = every[at]
     bounds = relaxer.req.bounds(standing)
     part, _, raw = relaxer.least_missing(wanted, bounds)
     return {} if raw.x is None else relaxer.amounts(part, raw)

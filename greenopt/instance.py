@@ -522,10 +522,13 @@ class Instance(Part):
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the content: the same numbers give the same digest, however they are stored."""
+        """Digest of the content: the same numbers give the same digest, however they are stored.
+
+        Fields at their default are left out, so that fields added later change no digest.
+        """
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         arrays = {n: v for n, v in fields.items() if isinstance(v, np.ndarray)}
-        rest = self.model_dump(mode="python", exclude=set(arrays))
+        rest = self.model_dump(mode="python", exclude=set(arrays), exclude_defaults=True)
         digest = hashlib.sha256(_canonical_json(rest).encode())
         for name, array in sorted(arrays.items()):
             numbers = array if array.dtype == bool else array.astype("<f8") + 0.0  # -0.0 is 0.0

@@ -242,6 +242,7 @@ class _Sessions(HandOver):
         self.reasons: list[str] = []
         self._kept: dict[tuple[int, frozenset[Any]], _Kept] = {}
         self._why_none = FIRST
+        self._why_gone: dict[int, str] = {}  # by stage
 
     def run(self, model: Model, stage: int, **how: Any) -> RawResult:
         """Solve a stage of a model, in place if what is kept of it can be made into it."""
@@ -274,7 +275,8 @@ class _Sessions(HandOver):
         ]
         for key in old:
             self._forget(key)
-        self._why_none = NO_PROOF if old else self._why_none
+        if old:
+            self._why_gone[stage] = NO_PROOF
         return bool(old)
 
     def note(self, fields: Iterable[str]) -> None:
@@ -296,10 +298,7 @@ class _Sessions(HandOver):
         """Make the kept model into another one in place, or say why that cannot be."""
         kept, stage = self._kept.get(key), key[0]
         if kept is None:
-            same_stage = any(other[0] == stage for other in self._kept)
-            if self._kept and not same_stage:
-                return f"stage {stage + 1} is solved for the first time"
-            return "the model was set otherwise to prove it" if same_stage else self._why_none
+            return self._why_missing(stage)
         if difference := structural_difference(kept.model, model, stage):
             return f"{_listed(kept.unheard) or 'an earlier stage'} changed {difference}"
         same = kept.model is model or np.array_equal(kept.model.matrix.data, model.matrix.data)
@@ -315,6 +314,14 @@ class _Sessions(HandOver):
         kept.changed |= kept.model is not model
         kept.model, kept.unheard = model, []
         return None
+
+    def _why_missing(self, stage: int) -> str:
+        """Why there is no model of a stage yet."""
+        if stage in self._why_gone:
+            return self._why_gone.pop(stage)
+        if any(number == stage for number, _ in self._kept):
+            return "the bound left a gap, which other settings may close"
+        return f"stage {stage + 1} is solved for the first time" if self._kept else self._why_none
 
 
 def structural_difference(old: Model, new: Model, stage: int = 0) -> str | None:

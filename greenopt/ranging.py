@@ -24,7 +24,7 @@ from scipy import sparse
 from scipy.sparse import csgraph, linalg
 
 from greenopt.checking import belongs
-from greenopt.errors import GreenoptError, ModelError, Problem, SolutionError, SolverError
+from greenopt.errors import ModelError, Problem, SolutionError, SolverError
 from greenopt.files import write_bytes_atomically, write_json
 from greenopt.instance import Instance
 from greenopt.labelled import BoolArray, FloatArray, load_pandas
@@ -42,6 +42,21 @@ SUMS = {"ttft_mean_s": "ttft_request_s"}
 AT_BOUND = 1e-9
 """A basic column or row this near its bound, relative to the bound's size, is at it; a reduced cost
 this near zero, relative to the sizes it is the difference of, is zero."""
+
+ATTEMPTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"dual_tolerance": 1e-9},
+    {"dual_tolerance": 1e-9, "spread": 1e9},
+    {"spread": 1e3},
+)
+"""Settings of the session tried in turn until its basis is optimal."""
+
+SUBOPTIMAL = 1e-9
+"""What a basis may leave to be gained, relative to the sum of absolute terms of the objective, or
+to the largest term that could be."""
+
+NOISE = 1e-4
+"""Rounding of a reduced cost is relative to at least this share of the largest coefficient."""
 
 LEAST = 1e-2
 """Least size of a column, in its own unit, that rounding is relative to."""
@@ -229,8 +244,8 @@ def marginals(
     metrics : str or sequence of str
         Additive metrics, custom metrics and "ttft_mean_s".
     time_limit : float
-        Time for everything, s. Whole numbers found by then are held, also if not proved best;
-        degenerate vertices not resolved by then have NaN rates.
+        Time for everything, s. Whole numbers found in half of it are held, also if not proved
+        best; degenerate vertices not resolved by then have NaN rates.
     seed : int
         Given to the solver.
 
@@ -284,7 +299,7 @@ def _plan(formulation: Any, solution: Solution | None, until: float, seed: int) 
     instance = formulation.instance
     if solution is None:
         left = max(_left(until), 1e-3)
-        solution = solve(instance, bound=False, time_limit=left, seed=seed)
+        solution = solve(instance, bound=False, time_limit=left / 2, seed=seed)
     if not solution.decision:
         raise ModelError(f"{instance.name}: status {solution.status}, there is no plan to start at")
     x: FloatArray = formulation.encode(solution.decision)
@@ -302,7 +317,7 @@ class _Optimum:
     """
 
     def __init__(self, formulation: Any, whole: FloatArray | None, seed: int, until: float) -> None:
-        self.instance, self._until = formulation.instance, until
+        self._instance, self._until = formulation.instance, until
         self._unit = _unit_of(formulation.model.column_upper)
         self._served = self._unit * formulation.metric_vector("requests")
         seconds = self._unit * formulation.metric_vector("ttft_request_s")
@@ -315,7 +330,7 @@ class _Optimum:
                 self._stages.append(stage)
                 keep = objective.tolerance * max(abs(stage.value), 1.0)
                 model = model.with_row(f"stage_{number}", objective.c, stage.value + keep)
-        except GreenoptError as error:
+        except (ModelError, SolverError) as error:
             self.close()
             fixed = "" if whole is None else " with the plan's whole numbers"
             text = f"{formulation.model.name}: no marginals{fixed}: {error}"
@@ -370,9 +385,9 @@ class _Optimum:
 
     def _mean_weight(self, number: int) -> float:
         """Weight of a second of a request in a stage, from the mean TTFT in it."""
-        terms = self.instance.objective[number].terms
+        terms = self._instance.objective[number].terms
         weight = sum(t.weight / t.scale for t in terms if t.metric == "ttft_mean_s")
-        return float(weight / self.instance.demand_requests.sum()) if weight else 0.0
+        return float(weight / self._instance.demand_requests.sum()) if weight else 0.0
 
     def _with_stage_rows(
         self, directions: Directions, stage: _Stage, kept: Sequence[FloatArray]
@@ -465,18 +480,29 @@ class _Stage:
     ) -> None:
         objective = model.stages[number]
         self._c, self._mean, self._served = objective.c, mean, served
-        self.session = Session(model, number, solver="highs-simplex", seed=seed)
-        try:
-            raw = self.session.solve(_left(until))
-            if raw.termination != Termination.OPTIMAL:
-                raise ModelError(f"there is no optimum to start at ({raw.message})")
-            self.vertex = _Vertex(model, objective.c, _basis(self.session))
-        except BaseException:
+        for attempt in ATTEMPTS:
+            self.session = Session(model, number, solver="highs-simplex", seed=seed, **attempt)
+            try:
+                self.vertex = self._solve(model, until)
+            except BaseException:
+                self.session.close()
+                raise
+            if self.vertex.is_optimal:
+                break
             self.session.close()
-            raise
+        else:
+            raise SolverError("the solver's basis is not optimal in exact terms")
         self.value = float(objective.c @ self.vertex.x)
         grows = np.sign(self.value) * (abs(self.value) > 1)
         self.growth = float(1 + objective.tolerance * grows)
+
+    def _solve(self, model: Model, until: float) -> _Vertex:
+        if _left(until) <= 0:
+            raise ModelError("no time left")
+        raw = self.session.solve(_left(until))
+        if raw.termination != Termination.OPTIMAL:
+            raise ModelError(f"there is no optimum to start at ({raw.message})")
+        return _Vertex(model, self._c, _basis(self.session))
 
     def dilution(self, x: FloatArray) -> float:
         """Fall of the weighted mean at a plan, per request more in its denominator."""
@@ -679,10 +705,13 @@ class _Vertex:
         loose = sparse.csc_array(directions[self._loose])
         reach = np.full(directions.shape[1], np.inf)
         for some, move in self._inverse.solve_sparse(active):
-            columns = _nearest(move, low[self._basic], high[self._basic])
             moved = sparse.csc_array(self._loose_rows @ move - loose[:, some])
+            largest = abs(move).max(axis=0).toarray().ravel() if move.nnz else np.zeros(len(some))
+            sides = low[self._basic], high[self._basic]
+            row_sides = row_low[self._loose], row_high[self._loose]
             reach[some] = np.minimum(
-                columns, _nearest(moved, row_low[self._loose], row_high[self._loose])
+                _nearest(move, *sides, np.ones(len(self._basic)), largest),
+                _nearest(moved, *row_sides, self.row_size[self._loose], largest),
             )
         return reach
 
@@ -702,7 +731,8 @@ class _Vertex:
     def _reduced(self, vector: FloatArray) -> tuple[FloatArray, BoolArray]:
         """Change of ``vector·x`` per unit of each column, and of each row's side; where it is 0."""
         price = self.price(vector)
-        size = np.abs(vector) + abs(self._matrix).T @ np.abs(price)
+        least = NOISE * np.abs(vector).max(initial=0.0)
+        size = np.maximum(np.abs(vector) + abs(self._matrix).T @ np.abs(price), least)
         inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
         beside = (abs(self._matrix) @ sparse.diags_array(inverse)).max(axis=1).toarray().ravel()
         columns = vector - self._matrix.T @ price
@@ -712,6 +742,16 @@ class _Vertex:
     @cached_property
     def _reduced_costs(self) -> tuple[FloatArray, BoolArray]:
         return self._reduced(self.c)
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether reduced costs of the wrong sign could gain no more than solvers promise."""
+        size = np.concatenate([np.ones(len(self.x)), abs(self._matrix) @ np.abs(self.x)])
+        reduced, zero = self._reduced_costs
+        gain = np.where(self._at_upper, 1.0, -1.0) * reduced * size
+        could = float(gain[self._can_enter & ~zero & (gain > 0)].sum())
+        terms = np.abs(self.c * self.x).sum(), np.abs(self.c).max(initial=0.0)
+        return could <= SUBOPTIMAL * float(max(terms))
 
     def tied(self, vectors: Mapping[str, FloatArray]) -> set[str]:
         """Which of the metrics a change of the plan that costs nothing would change."""
@@ -798,17 +838,16 @@ def _rooms(
     return room(value - lower, lower, Basis.LOWER), room(upper - value, upper, Basis.UPPER)
 
 
-def _nearest(moves: Any, low: FloatArray, high: FloatArray) -> FloatArray:
+def _nearest(
+    moves: Any, low: FloatArray, high: FloatArray, size: FloatArray, largest: FloatArray
+) -> FloatArray:
     """How far each column of sparse moves goes until the room on one side is used up.
 
-    What is rounding beside the largest move uses none.
+    What is rounding, beside the size of its row and the column's largest move, uses none.
     """
     reach = np.full(moves.shape[1], np.inf)
     column = np.repeat(np.arange(moves.shape[1]), np.diff(moves.indptr))
-    size = np.abs(moves.data)
-    largest = np.zeros(len(reach))
-    np.maximum.at(largest, column, size)
-    uses = size > 1e-11 * largest[column]
+    uses = np.abs(moves.data) > 1e-11 * size[moves.indices] * largest[column]
     at, rate = moves.indices[uses], moves.data[uses]
     room = np.maximum(np.where(rate > 0, high[at], low[at]), 0.0)
     np.minimum.at(reach, column[uses], room / np.abs(rate))

@@ -88,7 +88,7 @@ def solve(
     gap : float
         Relative gap that counts as proved. 0 asks for all that double precision gives (1e-9).
     start : Solution, optional
-        A plan to start from, whole or in part, of this instance or of a similar one. The report
+        A plan to start from, whole or in part, of an instance with the same labels. The report
         says whether it was accepted and why not; the result is never worse than an accepted one.
     bound : bool
         Whether a mixed-integer solve is followed by a solve of its relaxation, whose multipliers
@@ -324,8 +324,11 @@ class Run:
         """The start as values of columns, not a number where it says nothing."""
         if self.start is None:
             return None
-        if not self.start.decision:
-            self.report["start"] = asdict(StartReport(False, None, "it has no plan"))
+        reason = "" if self.start.decision else "it has no plan"
+        if self.start.problem != self.instance.problem or self.start.sets != self.instance.sets:
+            reason = "it is a plan of an instance with another problem or other labels"
+        if reason:
+            self.report["start"] = asdict(StartReport(False, None, reason))
             return None
         x: FloatArray = formulation.encode(self.start.decision)
         return x

@@ -7,6 +7,9 @@ import gc
 import os
 import resource
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -745,6 +748,25 @@ def test_worker_and_its_loss() -> None:
         fourth = prepared.solve()
         assert fourth.report["in_place"] is True
         assert fourth.objective == pytest.approx(first.objective, rel=1e-9)
+
+
+def test_beside_ortools() -> None:
+    """A scheduler that has loaded OR-Tools gets a worker, and its model stays there."""
+    code = f"""
+    from ortools.linear_solver import pywraplp
+    import greenopt as go
+    inst = go.load({str(QUICK)!r})
+    with go.prepare(inst) as prepared:
+        reports = [prepared.solve().report]
+        prepared.update(demand=inst.demand_requests * 0.99)
+        reports.append(prepared.solve().report)
+    print([(r["where"], r["in_place"]) for r in reports])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[('worker', False), ('worker', True)]", done.stderr
 
 
 def test_a_solve_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:

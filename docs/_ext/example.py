@@ -59,6 +59,7 @@ def write_all(root: Path, out: Path) -> None:
     write(out / "example_sites.md", sites_table(solution))
     write(out / "example_single.md", single_objectives(inst, solution))
     prices_figure(solution, out / "example_prices.png")
+    marginals_page(quick, inst, out)
 
 
 def first_command(quick: Path, out: Path) -> go.Solution:
@@ -156,4 +157,72 @@ def prices_figure(solution: go.Solution, path: Path) -> None:
     origins = price.labels["origin"]
     panels[0].set_yticks(range(len(origins)), origins, fontsize=8)
     figure.colorbar(image, ax=panels, shrink=0.9, label="objective per million requests")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def marginals_page(quick: Path, inst: Any, out: Path) -> None:
+    """Write what the page on marginals includes: a command, two tables and a figure."""
+    command = ["--of", "gpus_always", "--metric", "carbon_kg", "--metric", "cost_usd", "--top", "4"]
+    write(out / "marginals_command.txt", _run(["marginals", str(quick), *command]))
+    found = go.marginals(inst)
+    write(out / "marginals_requests.md", marginal_requests(found["demand"]))
+    write(out / "marginals_gpus.md", marginal_gpus(found["gpus_always"]))
+    marginals_figure(found, out / "marginals.png")
+
+
+def marginal_requests(own: go.Marginal) -> str:
+    """A thousand more requests of each class at noon, where the objective rises least and most."""
+    units = {"carbon_kg": "g CO2e", "cost_usd": "USD", "water_l": "L", "ttft_request_s": "s waited"}
+    factor = {"carbon_kg": 1e6}
+    noon = next(i for i, t in enumerate(own.labels["period"]) if t[11:13] == "12")
+    rows = []
+    for k, name in enumerate(own.labels["class"]):
+        objective = own.rates["objective"][noon, :, k]
+        for o in (int(np.argmin(objective)), int(np.argmax(objective))):
+            place = noon, o, k
+            rates = [own.rates[m][place] * factor.get(m, 1e3) for m in units]
+            reach = number(float(own.valid_up_to[place]))
+            rows.append((name, own.labels["origin"][o], *map(number, rates), reach))
+    head = ("class", "origin", *units.values(), "valid up to, requests")
+    return table(head, rows, right_from=2)
+
+
+def marginal_gpus(own: go.Marginal) -> str:
+    """One more GPU all day at each site and of each type, where it changes anything."""
+    units = {"carbon_kg": "carbon, kg", "cost_usd": "cost, USD", "water_l": "water, L"}
+    rows = [
+        [
+            row["site"],
+            row["gpu_type"],
+            *(number(row[m]) for m in units),
+            number(row["ttft_mean_s"] * 1e3),
+            number(row["valid_up_to"]),
+        ]
+        for row in sorted(own.rows(), key=lambda row: row["objective"])
+        if row["objective"] != 0
+    ]
+    head = ("site", "GPU type", *units.values(), "mean TTFT, ms", "valid up to, GPUs")
+    return table(head, rows, right_from=2)
+
+
+def marginals_figure(found: go.Marginals, path: Path) -> None:
+    """Draw carbon of a request by origin and hour, and of a GPU by site and hour."""
+    request, gpu = found["demand"], found["gpus"]
+    h = int(np.argmax(np.abs(gpu.rates["carbon_kg"]).sum(axis=(0, 1))))
+    chat, gpu_type = request.labels["class"][0], gpu.labels["gpu_type"][h]
+    panels = (
+        (f"g CO2e of one more {chat} request", request.labels["origin"],
+         request.rates["carbon_kg"][:, :, 0] * 1e3, "viridis"),
+        (f"kg CO2e saved by one more {gpu_type} for an hour", gpu.labels["site"],
+         -gpu.rates["carbon_kg"][:, :, h], "magma"),
+    )  # fmt: skip
+    hours = [start[11:16] for start in request.labels["period"]]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for ax, (title, labels, values, colours) in zip(figure.subplots(1, 2), panels, strict=True):
+        image = ax.imshow(values.T, aspect="auto", cmap=colours)
+        ax.set_title(title, fontsize=10)
+        ax.set_xticks(range(0, len(hours), 6), hours[::6], fontsize=8)
+        ax.set_xlabel("hour, UTC", fontsize=8)
+        ax.set_yticks(range(len(labels)), labels, fontsize=8)
+        figure.colorbar(image, ax=ax, shrink=0.9)
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -17,6 +17,9 @@ from scipy import sparse
 from greenopt.labelled import FloatArray
 from greenopt.model import Model
 
+NOISE = 1e-12
+"""Sides of rows below this share of the row's largest entry are taken for zero by the scaling."""
+
 
 def _power_of_two(values: Any) -> FloatArray:
     """Nearest power of two of each positive finite value, 1 elsewhere."""
@@ -100,7 +103,8 @@ def scale(
         # A tolerance is relative to the side of a row where it has one, not to an entry that is
         # huge beside it (a penalty in the row that keeps an earlier stage).
         side = np.abs(np.where(np.isfinite(model.row_upper), model.row_upper, model.row_lower))
-        unit = np.where(side > 0, np.clip(side, largest / 1e8, largest), largest)
+        # A side that is a zero but for rounding says nothing about the size of its row.
+        unit = np.where(side > NOISE * largest, np.clip(side, largest / 1e8, largest), largest)
         row = np.reciprocal(_power_of_two(np.where(np.isfinite(side), unit, largest)))
     matrix = sparse.csc_array(sparse.diags_array(row) @ matrix) if matrix.nnz else matrix.tocsc()
     scaled_c = c * column

@@ -7,6 +7,7 @@ is a tuple of a word and its arguments; an answer a pair of a word ("incumbent",
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import queue
@@ -61,7 +62,8 @@ class _Service:
             except (EOFError, OSError, pickle.UnpicklingError):
                 os._exit(0)
             if request[0] == "stop":
-                self._line.stop()
+                with contextlib.suppress(Exception):  # it may just have ended
+                    self._line.stop()
             else:
                 requests.put(request)
 

@@ -333,6 +333,9 @@ def _random_sets(rng: np.random.Generator, *, idle: bool, boundary: str, on: set
     sites, extra_classes = int(rng.integers(2, 4)), int(rng.integers(0, 3))
     if on & set(LONG):
         periods, sites, extra_classes = int(rng.integers(3, 5)), 2, min(extra_classes, 1)
+    if "whole_requests" in on:  # the hard ones to prove
+        periods, sites, extra_classes = min(periods, 3), 2, min(extra_classes, 1)
+        origins, models = (1, 1) if on & {"whole_instances", "deferral"} else (origins, models)
     counted = bool(on & set(COUNTING))
     # Counted instances meet loads exactly where they can stand by for a part of the period.
     idle_share = 1.0 if counted and "at_most" not in on and rng.random() < 0.8 else 0.3

@@ -140,6 +140,9 @@ CASES = (
          objective=-3, x=(-1, 2)),
     Case("integer unbounded", model_of([-1, 0], [[1, -1]], [-INF], [1], 0, INF, True), "unbounded"),
     # -- mixed-integer programs
+    Case("integer infeasible, relaxation unbounded",
+         model_of([0, -1], [[2, 0], [0, -1]], [1, -INF], [1, 0], 0, [5, INF], [True, False]),
+         "infeasible"),
     Case("fixed charge", model_of([1, 10], [[1, -5], [1, 0]], [-INF, 3], [0, INF], 0, [9.0, 1.0],
          [False, True]), objective=13, x=(3, 1)),
     Case("mixed infeasible", model_of([0, 0], [[2, 0], [1, 1]], [1, 1], [1, INF], 0, [3.0, 1.0],

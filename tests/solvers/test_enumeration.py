@@ -71,12 +71,16 @@ def optimum(model: Model) -> float:
     return float(value[good].min(initial=np.inf))
 
 
+HARD = (2839, 3250, 3604, 5075)
+"""Seeds of programs with a side like 5e-17, which a scaling by sides once blew up."""
+
+
 @pytest.mark.parametrize("name", SEARCHERS)
-@pytest.mark.parametrize("first", range(0, COUNT, STEP))
+@pytest.mark.parametrize("first", [HARD[0], *range(0, COUNT, STEP)])
 def test_small_programs_against_enumeration(first: int, name: str) -> None:
     """Status, value and bound are those of trying every point (the trap of HiGHS 1.14)."""
     mixed = SOLVERS[name].integer == "mixed"
-    for seed in range(first, min(first + STEP, COUNT)):
+    for seed in HARD if first in HARD else range(first, min(first + STEP, COUNT)):
         model = random_program(seed, mixed)
         best = optimum(model)
         raw = solve_model(model, solver=name, gap=0.0)

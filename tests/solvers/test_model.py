@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from scipy.optimize import linprog
-from solvers.models import model_of, random_lp
+from solvers.models import CASES, model_of, random_lp
 
 from greenopt.errors import SolverError
-from greenopt.model import dual_bound, elastic
+from greenopt.model import StageObjective, dual_bound, elastic
 from greenopt.solvers import Termination, highs, solve_model
 from greenopt.solvers.scaling import scale
+from greenopt.solvers.task import Line, Task
 
 
 @given(st.integers(0, 10**6))
@@ -122,3 +127,56 @@ def test_model_without_columns(lower: float, expected: str) -> None:
     """Without columns a model is feasible exactly if its rows hold at zero."""
     model = model_of([], np.zeros((1, 0)), [lower], [2.0], np.zeros(0), np.zeros(0))
     assert solve_model(model).termination == expected
+
+
+@pytest.mark.parametrize("kind", ["mps", "lp"])
+def test_written_quadratic_models_read_back(kind: str, tmp_path: Path) -> None:
+    """A quadratic term survives the way through a file."""
+    (case,) = [c for c in CASES if c.name == "quadratic with mixed terms"]
+    path = tmp_path / f"model.{kind}"
+    highs.write_model(case.model, path, kind)
+    read = highs.load_highspy().Highs()
+    read.silent()
+    read.readModel(str(path))
+    read.run()
+    assert read.getInfo().objective_function_value == pytest.approx(case.objective, abs=1e-6)
+
+
+def test_quadratic_scaling_changes_nothing() -> None:
+    """A quadratic model in other units has the same optimum in these units."""
+    (case,) = [c for c in CASES if c.name == "quadratic with mixed terms"]
+    plain, stage = case.model, case.model.stages[0]
+    unit = np.array([1e3, 1e-4])
+    diagonal = sparse.diags_array(unit)
+    other = replace(
+        plain,
+        matrix=sparse.csr_array(plain.matrix @ diagonal),
+        column_lower=plain.column_lower / unit,
+        column_upper=plain.column_upper / unit,
+        stages=(StageObjective(stage.c * unit, 0.0, diagonal @ stage.q @ diagonal),),
+    )
+    raw = solve_model(other)
+    assert raw.x is not None
+    assert raw.x * unit == pytest.approx(case.x, rel=1e-5)
+    assert other.stages[0].bound(other, raw.x, raw.row_dual) == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("side", [0.0, 1e-17, -3e-16])
+def test_sides_of_rounding_do_not_tighten_a_row(side: float) -> None:
+    """A row with a side that is zero but for rounding is scaled like one with a zero."""
+    model = model_of([1.0, 1.0], [[1 / 3, -2 / 3]], [side], [side], 0.0, 5.0, True)
+    assert scale(model, model.stages[0].c).row == pytest.approx([2.0])
+    assert solve_model(model).x == pytest.approx([0.0, 0.0])
+
+
+def test_what_solvers_get_can_travel() -> None:
+    """A task is plain data: what comes out of a pickle gives the same answer, bit for bit."""
+    model = random_lp(4)
+    task = Task(scale(model, model.stages[0].c), "choose")
+    lines = Line(lambda _: None), Line(lambda _: None)
+    here, there = (
+        highs.solve(task, lines[0]),
+        highs.solve(pickle.loads(pickle.dumps(task)), lines[1]),
+    )
+    assert here.x is not None
+    assert (here.x == there.x).all()

@@ -387,6 +387,20 @@ def test_threads_solve_at_once(name: str) -> None:
     assert not wrong
 
 
+def test_number_of_threads_may_change() -> None:
+    """HiGHS's scheduler is made for one number of threads; runs with others work all the same."""
+    ends: list[str] = []
+
+    def work() -> None:
+        ends.extend(solve_model(KNAPSACK, threads=n).termination for n in (1, 2, 1))
+
+    work()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert ends == ["optimal"] * 6
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_logs_go_to_logging(
     name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]

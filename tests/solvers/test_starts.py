@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import quick_path
 from solvers.models import INF, KNAPSACK, ROOM, big_lp, market_split, model_of
 
+import greenopt as go
 from greenopt.solvers import SOLVERS, Session, solve_model
 
 CHARGE = model_of([1, 10], [[1, -5], [1, 0]], [-INF, 3], [0, INF], 0, [9.0, 1.0], [False, True])
@@ -133,3 +135,29 @@ def test_sessions_report_no_start() -> None:
     """A session goes on from its own basis."""
     with Session(KNAPSACK) as session:
         assert session.solve().start is None
+
+
+def test_solution_as_a_start() -> None:
+    """A plan goes in as it came out; the report says what became of it."""
+    instance = go.load(quick_path())
+    best = go.solve(instance)
+    again = go.solve(instance, start=best)
+    assert again.report["start"]["accepted"]
+    assert again.report["start"]["objective"] == pytest.approx(best.objective)
+    stopped = go.solve(instance, start=best, time_limit=1e-6)
+    assert stopped.status == "feasible"
+    assert stopped.objective == pytest.approx(best.objective)
+
+
+def test_solution_of_something_else_as_a_start() -> None:
+    """A start without a plan, or with other labels, is refused in the report, not by a crash."""
+    instance = go.load(quick_path())
+    best = go.solve(instance)
+    empty = go.solve(instance, time_limit=1e-6)
+    assert empty.status == "limit"
+    other = replace(best, sets={**best.sets, "site": ("elsewhere",)})
+    for start, words in ((empty, "it has no plan"), (other, "other labels")):
+        solution = go.solve(instance, start=start)
+        assert solution.status == "optimal"
+        assert not solution.report["start"]["accepted"]
+        assert words in solution.report["start"]["reason"]

@@ -126,6 +126,9 @@ class _Checker:
         self.moments = inst.periods.begin_s - inst.periods.begin_s[0]
         self.block_start = np.repeat(np.cumsum([0, *inst.blocks[:-1]]), inst.blocks)
         self.startup_s = np.array([p.startup.time_s if p.startup else 0.0 for p in inst.profiles])
+        self.work = np.array(
+            [[k.work_per_request.get(p.mode, 0.0) for p in inst.profiles] for k in inst.classes]
+        )
         self.entries = {name: self._entries(decision, name) for name in ARRAYS}
         self.flow, self.run_ = self.entries["flow"], self.entries["instances"]
         self.unmet, self.starting = self.entries["unmet"], self.entries["starts"]
@@ -349,11 +352,8 @@ class _Checker:
     def _check_load(self) -> None:
         """Work arriving at a level equals what its instances serve, or is at most that."""
         axes = ("period", "site", "profile", "level")
-        k, f, r = self.inst.classes, self.flow, self.run_
-        work = np.array(
-            [[c.work_per_request.get(p.mode, 0.0) for p in self.inst.profiles] for c in k]
-        )
-        f["work"] = f["value"] * work[f["class"], f["profile"]]
+        f, r = self.flow, self.run_
+        f["work"] = f["value"] * self.work[f["class"], f["profile"]]
         arriving = self._sum(f, f["work"], axes)
         serving = self._sum(r, r["value"] * r["rate"] * self.duration[r["period"]], axes)
         if self.inst.load_rule == "at_most":
@@ -531,34 +531,34 @@ class _Checker:
 
     def _check_startup_waits(self) -> None:
         """Whoever arrives while an instance starts and finds the others full waits for it."""
-        z, f, inst = self.waits, self.flow, self.inst
+        z, axes = self.waits, ("period", "site", "profile")
         amid = (self.block_start[z["period"]] != z["period"]) & (z["value"] > self.tolerance)
         if amid.any():
             self._violated("waits at the beginning of blocks", "waits", z["value"][amid].sum())
-        axes = ("period", "class", "site", "mode")
-        waiting = self._sum(z, z["value"], axes)
-        # A mode's start-up time depends on the class's model too.
-        startup = np.zeros((len(inst.classes), len(inst.modes)))
-        for k, c in enumerate(inst.classes):
-            for m, mode in enumerate(inst.modes):
-                if (c.model, mode) in self.profile_of:
-                    startup[k, m] = self.startup_s[self.profile_of[c.model, mode]]
-        here = self._sum(f, f["value"], axes)
-        part = startup[None, :, None, :] / self.duration[:, None, None, None]
-        size = np.maximum(part * here, 1.0)
-        self._compare("those who wait for a start arrive", waiting - part * here, size, axes)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            self.wait_share = np.clip(np.where(here > 0, waiting / here, 0.0), 0.0, 1.0)
-        work = np.array(
-            [[c.work_per_request.get(p.mode, 0.0) for p in inst.profiles] for c in inst.classes]
-        )
-        axes = ("period", "site", "profile")
-        assigned = self._sum(z, z["value"] * work[z["class"], z["profile"]], axes)
-        arriving = self._sum(f, f["work"], axes) * self.startup_s / self.duration[:, None, None]
-        most = np.array([p.levels[-1].requests_per_s for p in inst.profiles])
+        self._share_waits()
+        assigned = self._sum(z, z["value"] * self.work[z["class"], z["profile"]], axes)
+        part = self.startup_s / self.duration[:, None, None]
+        arriving = part * self._sum(self.flow, self.flow["work"], axes)
+        most = np.array([p.levels[-1].requests_per_s for p in self.inst.profiles])
         served = self.startup_s * most * (self.number - self.started)
         size = np.maximum(arriving, 1.0)
         self._compare("waits for starts", arriving - served - assigned, size, axes)
+
+    def _share_waits(self) -> None:
+        """Who waits arrives during the start; the share of each class's requests that wait."""
+        axes = ("period", "class", "site", "mode")
+        waiting = self._sum(self.waits, self.waits["value"], axes)
+        here = self._sum(self.flow, self.flow["value"], axes)
+        startup = np.zeros((len(self.inst.classes), len(self.inst.modes)))
+        for k, c in enumerate(self.inst.classes):
+            for m, mode in enumerate(self.inst.modes):
+                if (c.model, mode) in self.profile_of:
+                    startup[k, m] = self.startup_s[self.profile_of[c.model, mode]]
+        most = here * startup[None, :, None, :] / self.duration[:, None, None, None]
+        size = np.maximum(most, 1.0)
+        self._compare("those who wait for a start arrive", waiting - most, size, axes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self.wait_share = np.clip(np.where(here > 0, waiting / here, 0.0), 0.0, 1.0)
 
     # -- metrics ---------------------------------------------------------------------------------
 

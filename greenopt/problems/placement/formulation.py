@@ -1135,8 +1135,9 @@ class Formulation:
             flow = x[self._flow.slice][self._spread]
             x[columns["whole_flow"].slice] = np.bincount(self._whole_of_spread, flow)
         if "used" in columns:
+            run = x[self._run.slice]  # what rounding has left at a level does not use it
             x[columns["used"].slice] = np.where(
-                np.isnan(x[self._run.slice]), np.nan, x[self._run.slice] > 0
+                np.isnan(run), np.nan, run > SLACK * self._run_upper
             )
         for name, rows in (("peak_kw", "peak"), ("site_max", "site_max")):
             if name not in columns:
@@ -1252,6 +1253,8 @@ class Formulation:
         if self.instance.fixed_instances is not None:
             given[self._running.slice] = self._running_given
         upper[(lower == 0) & ~given] = np.inf
+        if largest := model.columns.get("site_max"):
+            lower[largest.slice], upper[largest.slice] = -np.inf, np.inf
         row_upper = model.row_upper.copy()
         if x is not None:
             lower[model.integer] = upper[model.integer] = np.round(x[model.integer])

@@ -561,7 +561,7 @@ class PlacementRequirements(Requirements):
         def place(axis: str, many: str = "") -> str:
             different = np.unique(codes[axis])
             if len(different) == 1:
-                return labels[axis][different[0]]
+                return str(labels[axis][different[0]])
             if len(different) <= 3 and axis != "period":
                 return " and ".join(labels[axis][i] for i in different)
             if axis == "period" and len(different) == len(labels[axis]):
@@ -807,7 +807,7 @@ class PlacementRequirements(Requirements):
         sure = "" if smallest else " (perhaps less)"
         unit = ""
         if amount is None:
-            text = f"without {subject}" if kind not in _WITHOUT else _WITHOUT[kind]
+            text = self._without(member)
         elif kind in {"ttft", "tbt", "deadline"}:
             unit, k = "s", self.instance.classes[int(self.codes_of(member)["class"][0])]
             field = "deferral_limit_s" if kind == "deadline" else f"{kind}_limit_s"
@@ -820,6 +820,18 @@ class PlacementRequirements(Requirements):
         else:
             unit, text = self._amount_text(member, amount, sure)
         return Relaxation(self.name(member), amount, unit, True, smallest, text)
+
+    def _without(self, member: Member) -> str:
+        """What to say where a requirement can only be dropped."""
+        kind, place = self.kind(member), self._place(member)
+        if kind in _WITHOUT:
+            return _WITHOUT[kind]
+        if kind == "load_rule":
+            which = f"{place('model', 'models')} in {place('mode', 'modes')}"
+            return f"if {which} may serve less than the load of its levels it is feasible"
+        if kind == "reachable":
+            return f"without the mask on {place('class', 'classes')} it is feasible"
+        return f"without the {self._subject(member)} it is feasible"
 
     def _amount_text(self, member: Member, amount: float, sure: str) -> tuple[str, str]:
         kind, subject, unit = self.kind(member), self._subject(member), self._unit(member).strip()
@@ -889,13 +901,16 @@ class PlacementRequirements(Requirements):
     def least(self, amounts: Mapping[int, float], smallest: bool) -> list[Relaxation]:
         """One line a class and origin for demand, one a requirement for the rest."""
         found: list[Relaxation] = []
-        demand = self.families["demand"]
-        short = {n: v for n, v in amounts.items() if demand.start <= n < demand.start + demand.size}
+        short = {n: v for n, v in amounts.items() if self.kind(np.array([n])) == "demand"}
         found += self._least_demand(short, smallest)
         for number, amount in amounts.items():
             if number in short:
                 continue
             member = np.array([number])
+            if self.kind(member) not in _UNITS:
+                text = self._without(member).removesuffix(" it is feasible")
+                found.append(Relaxation(self.name(member), None, "", False, smallest, text))
+                continue
             unit, text = self._least_text(member, amount)
             found.append(Relaxation(self.name(member), amount, unit, False, smallest, text))
         return found

@@ -131,7 +131,7 @@ def disturbed(
 
 
 @given(st.integers(0, 10**6), st.floats(-3, 3), switches((*LINEAR, *WHOLE[:2])))
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_multipliers_of_counts_give_a_bound(
     seed: int, spread: float, features: dict[str, bool]
 ) -> None:
@@ -140,22 +140,21 @@ def test_any_multipliers_of_counts_give_a_bound(
     instance = go.PlacementInstance.parse(
         random_document(rng, **features | {"lexicographic": False})
     )
-    solution = go.solve(instance)
-    if solution.status != go.Status.OPTIMAL:
-        return
+    solution = go.solve(instance, time_limit=2)  # any plan is worth at least the optimum
     objective = solution.objective
-    assert objective is not None
+    if objective is None:
+        return
     for factor in (0.0, 0.01, 1.0):
         marginals = disturbed(solution.marginals, rng, factor * spread)
         for dropped in (None, *marginals):
             rest = {name: array for name, array in marginals.items() if name != dropped}
             proved, size = lower_bound(instance, 0, rest, [])
             room = 1e-9 * max(1.0, abs(objective), size if np.isfinite(size) else 0.0)
-            assert proved <= objective + solution.gap_abs + room
+            assert proved <= objective + room
 
 
 @given(st.integers(0, 10**6), switches(LINEAR))
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_counts_are_proved_tightly(seed: int, features: dict[str, bool]) -> None:
     """With continuous counts the bound is the objective, stage by stage, whatever the features."""
     rng = np.random.default_rng(seed)
@@ -180,7 +179,7 @@ def test_relaxation_of_whole_counts_is_proved(seed: int) -> None:
         rng, **features | {"whole_instances": True, "whole_requests": seed % 2 == 0}
     )
     instance = go.PlacementInstance.parse(document)
-    solution = go.solve(instance)
+    solution = go.solve(instance, time_limit=2)
     if solution.objective is None:
         return
     model = formulate(instance).model
@@ -199,7 +198,7 @@ ROWS = {
     "min_up": "min_up",
     "startup_wait": "startup",
     "startup_share": "startup",
-    "instance_limit.limit0": "instance_limits",
+    "instance_limit": "instance_limits",
     "load": "at_most",
 }
 
@@ -208,14 +207,16 @@ ROWS = {
 def test_tampered_multipliers_of_counts_prove_less(name: str) -> None:
     """Rows of each kind bind somewhere, and where they do, a changed multiplier proves less."""
     weakened = 0
-    for seed in range(60):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         instance = go.PlacementInstance.parse(random_document(rng, **{ROWS[name]: True}))
         solution = go.solve(instance)
-        if solution.objective is None or not solution.marginals[name].values.any():
+        if solution.objective is None:
             continue
-        array = solution.marginals[name]
-        worse = {**solution.marginals, name: replace(array, values=array.values * 1.5)}
+        worse = {
+            own: replace(array, values=array.values * 1.5) if own.split(".")[0] == name else array
+            for own, array in solution.marginals.items()
+        }
         claimed, _ = lower_bound(instance, 0, solution.marginals, [])
         proved, _ = lower_bound(instance, 0, worse, [])
         assert proved <= claimed + 1e-9 * max(1.0, abs(claimed))

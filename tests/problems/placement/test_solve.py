@@ -93,8 +93,9 @@ def test_infeasible_budget_is_named() -> None:
     solution = go.solve(instance_of(budgets=[budget]))
     assert solution.status == Status.INFEASIBLE
     text = "\n".join(solution.report["explanation"])
-    assert text.startswith("budget tiny-carbon (in total) is exceeded by")
+    assert "budget tiny-carbon (in total) is exceeded by" in text
     assert text.endswith("kg CO2e")
+    assert "budget" in {member["kind"] for member in solution.report["conflict"]}
 
 
 def test_smallest_shortfall_is_right() -> None:
@@ -104,16 +105,17 @@ def test_smallest_shortfall_is_right() -> None:
     solution = go.solve(plain.replace(reachable=mask))
     assert solution.status == Status.INFEASIBLE
     lost = plain.demand_requests[:, 0, 0]
-    (line,) = solution.report["explanation"]
+    (line,) = (r["text"] for r in solution.report["relaxations"] if not r["alone"])
     assert line.startswith(f"class chat from us: {lost.sum():,.6g} requests cannot be served in 2")
     assert plain.periods.start[int(lost.argmax())] in line
     assert line.endswith("no site and level is within all its limits and reachable")
+    assert {member["kind"] for member in solution.report["conflict"]} == {"demand", "reachable"}
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"ttft_limit_s": 0.01}, "its smallest TTFT p95 is"),
+        ({"ttft_limit_s": 0.01}, "its smallest TTFT p95 from"),
         ({"tbt_limit_s": 1e-4}, "the smallest TBT p95 is"),
     ],
 )
@@ -123,10 +125,12 @@ def test_limit_that_nobody_meets_is_named(change: dict[str, float], reason: str)
     document["classes"][0] |= change
     solution = go.solve(go.PlacementInstance.parse(document))
     assert solution.status == Status.INFEASIBLE
-    assert len(solution.report["explanation"]) == 2  # one line for each origin
-    for line in solution.report["explanation"]:
+    lines = [r["text"] for r in solution.report["relaxations"] if not r["alone"]]
+    assert len(lines) == 2  # one line for each origin
+    for line in lines:
         assert line.startswith("class chat from")
         assert reason in line
+    assert reason in solution.report["explanation"][0]
 
 
 def unbounded_document(price: float) -> dict[str, Any]:
