@@ -56,12 +56,14 @@ def _generate(app: Any) -> None:
     """Write the tables and figures that pages include."""
     sys.path.insert(0, str(HERE / "_ext"))
     import example
+    import explained
     import tables
 
     out = HERE / "_generated"
     out.mkdir(exist_ok=True)
     tables.write_all(HERE.parent, out)
     example.write_all(HERE.parent, out)
+    explained.write_all(HERE.parent, out)
 
 
 def _prepare_docstring(

@@ -533,8 +533,9 @@ def _print_marginal(name: str, own: Any, by: str, top: int) -> None:
     rows = [row for row in own.rows() if row[by] != 0]
     rows.sort(key=lambda row: -abs(row[by]) if row[by] == row[by] else 1.0)
     when = " in every period" if name == "gpus_always" else ""
-    print(f"\none more {own.unit}{when}: {min(top, len(rows))} largest by {by}, ", end="")
-    print(f"of {own.valid_up_to.size}; {own.valid_up_to.size - len(rows)} change nothing")
+    size, shown = own.valid_up_to.size, min(top, len(rows))
+    print(f"\none more {own.unit}{when}: {shown} of {size}, those that change {by} most", end="")
+    print(f"; {size - len(rows)} do not change it" if len(rows) < size else "")
     if not rows:
         return
     rates = [f"{rate} per {own.unit}" for rate in own.rates]

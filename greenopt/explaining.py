@@ -44,6 +44,9 @@ SHARPER: tuple[dict[str, Any], ...] = (
 SMALLEST = 1e-5
 """Relative gap between a change and its bound below which it counts as the smallest."""
 
+FRESH_START = 50
+"""Of more changes than this, the next model is solved anew, not from the last basis."""
+
 MANY_RELAXATIONS = 12
 """Most members of a conflict that are relaxed alone."""
 
@@ -480,6 +483,7 @@ class _Search:
         self._part: _Part | None = None
         self._session: Session | None = None
         self._integer: BoolArray | None = None
+        self._asked = self.standing  # in the last run
 
     def close(self) -> None:
         """Let the solver go."""
@@ -601,6 +605,10 @@ class _Search:
         bounds = self.req.bounds(standing)
         if not self.linear and (bounds.integer != self._integer).any():
             self._swap_integrality(bounds.integer)
+        if (standing != self._asked).sum() > FRESH_START and self._session is not None:
+            self._session.close()  # a basis of a very different model is worse than none
+            self._session = None
+        self._asked = standing
         if self._session is None:
             self._session = self.settings.session(_with_cost(self._part, self._cost))
         self._part.change(self._session, bounds)
@@ -915,7 +923,7 @@ def explain(
 
 
 def _explained(req: Requirements, settings: _Settings, clock: Clock) -> Explanation:
-    search = _Search(req, settings, clock.share(0.5))
+    search = _Search(req, settings, clock.share(0.4))
     try:
         infeasible = search.begin()
         if infeasible is False:
@@ -931,7 +939,7 @@ def _explained(req: Requirements, settings: _Settings, clock: Clock) -> Explanat
     alone: dict[str, Relaxation] = {}
     chosen = _varied(req, members)[:MANY_RELAXATIONS]
     for number, member in enumerate(chosen):
-        relaxer = _Relaxer(req, settings, clock.share(1 / (len(chosen) - number)))
+        relaxer = _Relaxer(req, settings, clock.share(max(1 / (len(chosen) - number), 0.4)))
         if not clock.over and (found := relaxer.alone(member)) is not None:
             alone.setdefault(found.requirement, found)
     conflict = req.describe(members)

@@ -73,6 +73,7 @@ def to_pyomo(instance: Instance, stage: int = 0, fixed: Sequence[float] = ()) ->
     Returns
     -------
     pyomo.environ.ConcreteModel
-        Readable and slow on purpose: meant for side constraints, study, and checking.
+        Readable and slow on purpose: meant for side constraints, study, and checking. It is not
+        scaled: costs per request are small, so ask the solver for a dual tolerance of 1e-10.
     """
     return import_module(f"greenopt.formulations.{instance.problem}").build(instance, stage, fixed)

@@ -252,9 +252,9 @@ def marginals(
     Raises
     ------
     ModelError
-        If no optimal plan exists or was found in time, or for an unknown name.
+        If no plan exists or was found in time, for an unknown name or what is no instance.
     SolutionError
-        If the solution belongs to another instance or has no plan.
+        If the solution belongs to another instance, or lacks some of the whole numbers.
     """
     from greenopt.solving import refuse_others
 
@@ -365,8 +365,10 @@ class _Optimum:
             rows = self._with_stage_rows(directions, stage, kept)
             own = self._vectors_at(stage.vertex.x, vectors) if stage is self._stages[-1] else {}
             found = stage.follow(rows, own, directions.requests, self._until).after(found)
-            rate = found.rates["objective"]
-            kept.append(stage.growth * np.where(np.isfinite(rate), rate, 0.0))
+            rate = np.nan_to_num(found.rates["objective"], posinf=0.0)
+            kept.append(stage.growth * rate)
+            if stage is not self._stages[-1]:
+                found.reach = np.minimum(found.reach, stage.reach_of_growth(rate))
         shape = tuple(len(members) for members in directions.labels.values())
 
         def grid(values: Any, outside: Any) -> Any:
@@ -495,6 +497,13 @@ class _Stage:
         self.value = float(objective.c @ self.vertex.x)
         grows = np.sign(self.value) * (abs(self.value) > 1)
         self.growth = float(1 + objective.tolerance * grows)
+
+    def reach_of_growth(self, rate: FloatArray) -> FloatArray:
+        """How far until the tolerance, relative to the larger of |value| and 1, is another one."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            far = np.array([(side - self.value) / rate for side in (-1.0, 1.0)])
+        reach: FloatArray = np.where(far > 0, far, np.inf).min(axis=0)
+        return reach
 
     def _solve(self, model: Model, until: float) -> _Vertex:
         if _left(until) <= 0:

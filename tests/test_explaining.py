@@ -125,7 +125,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]], list[str]]] = 
         small([3600.0], 2.0, request={"ttft_limit_s": 0.25, "ttft_statistic": "mean"}),
         {"ttft": {"ttft_limit_s": 0.3}, "demand": NO_DEMAND},
         [
-            "within TTFT limit of chat: 0.25 s (mean); its smallest TTFT mean from tokyo is 0.3 s, "
+            "within 0.25 s (TTFT mean of chat); its smallest TTFT mean from tokyo is 0.3 s, "
             "the limit 0.25 s",
             "enough alone: TTFT limit of chat: 0.3 s instead of 0.25 s",
         ],

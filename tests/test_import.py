@@ -19,7 +19,17 @@ import greenopt as go
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HEAVY = ("scipy", "highspy", "pyomo", "matplotlib", "pandas", "ortools", "jsonschema")
-FUNCTIONS = ("certify", "check", "explain", "load", "load_solution", "plot", "solve", "to_pyomo")
+FUNCTIONS = (
+    "certify",
+    "check",
+    "explain",
+    "load",
+    "load_solution",
+    "plot",
+    "prepare",
+    "solve",
+    "to_pyomo",
+)
 
 
 def fresh(code: str) -> Any:

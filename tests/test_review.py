@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import quick_path
-from oracles.tiny import FEATURES, random_document, tiny
+from oracles.tiny import CORE_FEATURES, random_document, tiny
 
 import greenopt as go
 from greenopt.cli import main
@@ -208,7 +208,7 @@ def test_a_quantity_is_not_given_its_meaning_in_silence(where: str, field: str) 
 def test_stray_requests_break_no_mean(seed: int) -> None:
     """A site serving 1e-14 requests is within any mean-TTFT budget, up to rounding."""
     rng = np.random.default_rng(seed)
-    switches = {name: bool(rng.integers(2)) for name in FEATURES}
+    switches = {name: bool(rng.integers(2)) for name in CORE_FEATURES}
     switches["unlimited"] &= not switches["even"]
     boundary = ["gpu", "server", "facility"][rng.integers(3)]
     instance = go.PlacementInstance.parse(random_document(rng, boundary=boundary, **switches))

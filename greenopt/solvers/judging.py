@@ -17,6 +17,9 @@ from greenopt.solvers.task import Answer, RawResult, StartReport, Termination
 CLAIM = 1e-6
 """How far a claim about the objective may be from what it contradicts, relative to its terms."""
 
+POLISH = 1e-8
+"""Violation on the scaled model above which the continuous part of a point is found anew."""
+
 Repair = Callable[[FloatArray], FloatArray | None]
 """Finds the continuous part to integers that are given."""
 
@@ -126,18 +129,30 @@ class _Verdict:
             if optimal:
                 self.contradict("it has no point")
             return
-        whole = points.rounded(self._scaled, x)
+        whole = self._polished(points.rounded(self._scaled, x), repair)
         fault = points.fault(self._model, self._scaled, whole)
-        if fault and np.isfinite(x).all() and (whole != x).any():
-            repaired = repair(whole)
-            if repaired is not None:
-                whole, fault = repaired, points.fault(self._model, self._scaled, repaired)
         if not fault:
             self.x = whole
         elif optimal:
             self.contradict(fault)
         else:
             self.message += f"; its point is dropped: {fault}"
+
+    def _polished(self, x: FloatArray, repair: Repair) -> FloatArray:
+        """The point with its continuous part found anew, where rows hold only roughly.
+
+        Searches are less exact than linear programs, and rounding integers moves rows.
+        """
+        integer = self._scaled.integer
+        whole = np.isfinite(x).all() and (x == np.round(x))[integer].all()
+        if not whole or not 0 < integer.sum() < len(x):
+            return x
+        if not points.fault(self._model, self._scaled, x, POLISH):
+            return x
+        repaired = repair(x)
+        if repaired is None or points.fault(self._model, self._scaled, repaired, POLISH):
+            return x
+        return repaired
 
     def contradict(self, story: str) -> None:
         """Tell both stories."""

@@ -183,10 +183,15 @@ class _Run:
         x = points.rounded(scaled, given / scaled.column)
         missing = np.isnan(x)
         if missing.any():
-            fault = points.fault(self.model, _fixed(scaled, missing), np.where(missing, 0.0, x))
-            completed = None if fault else self._complete(scaled, x)
+            given_part = _without_rows(scaled, missing)
+            if fault := points.fault(self.model, given_part, np.where(missing, 0.0, x)):
+                return None, StartReport(
+                    False, None, f"the given part cannot be completed: {fault}"
+                )
+            limit_s = COMPLETION_SHARE * self.task.time_limit_s
+            completed, message = self._solve_part(points.held(scaled, x), limit_s, COMPLETION_GAP)
             if completed is None:
-                text = f"the given part cannot be completed{f': {fault}' if fault else ''}"
+                text = f"the given part cannot be completed: {message}"
                 return None, StartReport(False, None, text)
             x = completed
         if fault := points.fault(self.model, scaled, x):
@@ -198,30 +203,16 @@ class _Run:
         report = StartReport(True, value, text)
         return Start(x, report), report
 
-    def _complete(self, scaled: Scaled, x: FloatArray) -> FloatArray | None:
-        """The best point with the given values, or None."""
-        fixed = replace(
-            scaled,
-            column_lower=np.where(np.isnan(x), scaled.column_lower, x),
-            column_upper=np.where(np.isnan(x), scaled.column_upper, x),
-            integer=scaled.integer & np.isnan(x),
-        )
-        limit = COMPLETION_SHARE * self.task.time_limit_s
-        return self._solve_part(fixed, limit, COMPLETION_GAP)
-
     def _repair(self, whole: FloatArray) -> FloatArray | None:
         """The best continuous part to integers that rounding has moved, or None."""
         scaled = self.task.scaled
-        x = np.where(scaled.integer, whole, np.nan)
-        fixed = replace(
-            scaled,
-            column_lower=np.where(scaled.integer, x, scaled.column_lower),
-            column_upper=np.where(scaled.integer, x, scaled.column_upper),
-            integer=np.zeros_like(scaled.integer),
-        )
-        return self._solve_part(fixed, REPAIR_LIMIT_S, self.task.gap)
+        part = points.held(scaled, np.where(scaled.integer, whole, np.nan))
+        return self._solve_part(part, REPAIR_LIMIT_S, self.task.gap)[0]
 
-    def _solve_part(self, fixed: Scaled, limit_s: float, gap: float) -> FloatArray | None:
+    def _solve_part(
+        self, fixed: Scaled, limit_s: float, gap: float
+    ) -> tuple[FloatArray | None, str]:
+        """A point of a model with fixed columns, and what the solver says."""
         hard = fixed.q is not None and fixed.is_integer
         info = SOLVERS["scip-minlp" if hard else "highs"]
         isolation = self.isolation if info.package == self.info.package else "auto"
@@ -231,11 +222,11 @@ class _Run:
             self.task, scaled=fixed, algorithm=info.algorithm, time_limit_s=limit_s, gap=gap
         )
         line = log_line()
-        x = execute(info, task, remote, line).x
-        return line.incumbent if x is None else x
+        answer = execute(info, task, remote, line)
+        return line.incumbent if answer.x is None else answer.x, answer.message
 
 
-def _fixed(scaled: Scaled, missing: Any) -> Scaled:
+def _without_rows(scaled: Scaled, missing: Any) -> Scaled:
     """Only the bounds and integrality of the given part, for a first look at it."""
     return replace(
         scaled,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,14 +32,16 @@ def value(scaled: Scaled, x: FloatArray) -> tuple[float, float]:
     )
 
 
-def fault(model: Model, scaled: Scaled, x: FloatArray) -> str | None:
+def fault(
+    model: Model, scaled: Scaled, x: FloatArray, feasibility: float = FEASIBILITY
+) -> str | None:
     """What is most wrong with a point of the scaled model, in the model's names and units."""
     if len(x) != len(scaled.c) or not np.isfinite(x).all():
         return "it has entries that are not finite numbers"
     activity = scaled.matrix @ x
     rounding = ROUNDING * (abs(scaled.matrix) @ np.abs(x))
-    columns = _excess(x, scaled.column_lower, scaled.column_upper, 0.0)
-    rows = _excess(activity, scaled.row_lower, scaled.row_upper, rounding)
+    columns = _excess(x, scaled.column_lower, scaled.column_upper, feasibility, 0.0)
+    rows = _excess(activity, scaled.row_lower, scaled.row_upper, feasibility, rounding)
     parts = np.abs(x - np.round(x)) * scaled.integer / WHOLE
     worst = max(excess.max(initial=0.0) for excess in (columns, rows, parts))
     if worst <= 1.0:
@@ -70,6 +73,17 @@ def rounded(scaled: Scaled, x: FloatArray) -> FloatArray:
     return np.where(scaled.integer & (np.abs(known - near) <= WHOLE), near, x)
 
 
+def held(scaled: Scaled, x: FloatArray) -> Scaled:
+    """The model with columns fixed where a value is given, not where it is not a number."""
+    free = np.isnan(x)
+    return replace(
+        scaled,
+        column_lower=np.where(free, scaled.column_lower, x),
+        column_upper=np.where(free, scaled.column_upper, x),
+        integer=scaled.integer & free,
+    )
+
+
 def column_name(model: Model, position: int) -> str:
     """``flow[period=..., site=...]`` of a column."""
     return _name(model.columns, model.labels, position)
@@ -81,12 +95,17 @@ def row_name(model: Model, position: int) -> str:
 
 
 def _excess(
-    values: FloatArray, lower: FloatArray, upper: FloatArray, rounding: FloatArray | float
+    values: FloatArray,
+    lower: FloatArray,
+    upper: FloatArray,
+    feasibility: float,
+    rounding: FloatArray | float,
 ) -> FloatArray:
     """Violation of bounds over what is allowed; above one is too much."""
     short, over = lower - values, values - upper
     side = np.where(short > over, lower, upper)
-    room = FEASIBILITY * np.maximum(1.0, np.abs(np.where(np.isfinite(side), side, 0.0))) + rounding
+    size = np.maximum(1.0, np.abs(np.where(np.isfinite(side), side, 0.0)))
+    room = feasibility * size + rounding
     return np.asarray(np.maximum(short, over) / room)
 
 

@@ -13,6 +13,7 @@ from scipy import sparse
 from greenopt.errors import SolverError
 from greenopt.labelled import FloatArray
 from greenopt.model import Model
+from greenopt.solvers import points
 from greenopt.solvers.judging import judge
 from greenopt.solvers.oneshot import REPAIR_LIMIT_S, refuse_senseless, refuse_unusable
 from greenopt.solvers.registry import SolverInfo, find
@@ -215,18 +216,16 @@ class Session:
 
     def _repair(self, whole: FloatArray) -> FloatArray | None:
         """The best continuous part to integers that rounding has moved, or None."""
-        kept, integer = self._task.scaled, self._task.scaled.integer
-        fixed = replace(
-            kept,
-            column_lower=np.where(integer, whole, kept.column_lower),
-            column_upper=np.where(integer, whole, kept.column_upper),
-            integer=np.zeros_like(integer),
-        )
-        host, _ = self._ready(float("inf"))
-        host.pending.append(_difference(kept, fixed))
-        host.apply()
-        x: FloatArray | None = host.run(log_line(), REPAIR_LIMIT_S).x
-        host.pending.append(_difference(fixed, kept))
+        kept = self._task.scaled
+        fixed = points.held(kept, np.where(kept.integer, whole, np.nan))
+        try:
+            host, _ = self._ready(float("inf"))
+            host.pending.append(_difference(kept, fixed))
+            host.apply()
+            x: FloatArray | None = host.run(log_line(), REPAIR_LIMIT_S).x
+            host.pending.append(_difference(fixed, kept))
+        except WorkerLost:
+            return None
         return x
 
 

@@ -329,6 +329,25 @@ def test_rounding_takes_the_continuous_part_along(fake: Any) -> None:
     assert raw.x == pytest.approx([2, 2], abs=1e-12)
 
 
+@pytest.mark.parametrize("isolation", ["in-process", "worker"])
+def test_rough_points_of_searches_are_polished(isolation: str) -> None:
+    """A search may be rough; what is returned holds as exactly as a linear program's optimum."""
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        n = 8
+        matrix = np.vstack([rng.uniform(0.1, 1, (3, n)), np.eye(n)[: n // 2] - np.eye(n)[n // 2 :]])
+        lower = np.concatenate([rng.uniform(3, 6, 3), np.full(n // 2, -INF)])
+        upper = np.concatenate([np.full(3, INF), rng.uniform(0, 1, n // 2)])
+        whole = np.arange(n) < n // 2
+        model = model_of(rng.uniform(1, 2, n), matrix, lower, upper, 0.0, 9.0, whole)
+        raw = solve_model(model, isolation=isolation)
+        assert raw.x is not None
+        assert (raw.x[whole] == np.round(raw.x[whole])).all()
+        activity = model.matrix @ raw.x
+        assert (activity >= model.row_lower - 1e-7).all()
+        assert (activity <= model.row_upper + 1e-7).all()
+
+
 def test_wrong_infeasible_is_not_called_proved(fake: Any) -> None:
     """An instance that a solver wrongly calls infeasible ends as a contradiction, not as proved."""
     from conftest import quick_path

@@ -1065,7 +1065,7 @@ class Formulation:
         The flow of a group is spread over its levels in proportion to the load they serve, the
         same for every class: latency does not tell the levels of a group apart.
         """
-        x = np.maximum(x, 0.0)
+        x = self._tight(np.maximum(x, 0.0))
         result = {
             "flow": self._flow_by_level(x),
             "instances": self.model.pick(self._run, "instances", x),
@@ -1077,6 +1077,28 @@ class Formulation:
             if block := self.model.columns.get(name):
                 result[name] = self._by_period(self.model.pick(block, unit, x))
         return result
+
+    def _tight(self, x: FloatArray) -> FloatArray:
+        """Waits and starts that cost nothing, brought down to what the rows ask for."""
+        costs = np.any([stage.c != 0 for stage in self.model.stages], axis=0)
+        free = np.array([service.profile.startup is None for service in self.services])
+        for name, rows in (("startup_waits", "startup_wait"), ("starts", "start")):
+            block = self.model.columns.get(name)
+            if block is None or costs[block.slice].any():
+                continue
+            # A start with a startup is a part of what its instances do, not to be taken off.
+            may = np.ones(block.size, bool) if name != "starts" else free[self._start_service]
+            value, rest = x[block.slice], x.copy()
+            rest[block.slice] = 0.0
+            row_block = self.model.rows[rows]
+            own = self.model.matrix[row_block.slice]
+            entries = sparse.csc_array(own[:, block.slice])  # one a column
+            need = np.maximum(own @ rest - self.model.row_upper[row_block.slice], 0.0)
+            have = -(entries @ value)
+            share = np.divide(need, have, out=np.ones_like(need), where=have > need)
+            rest[block.slice] = np.where(may, value * share[entries.indices], value)
+            x = rest
+        return x
 
     def _by_period(self, array: LabelledArray) -> LabelledArray:
         """Numbers of blocks by period: `running` in every period, others in the first."""

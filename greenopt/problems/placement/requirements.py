@@ -672,7 +672,7 @@ class PlacementRequirements(Requirements):
         asked = sum(float(self._asked(m).sum()) for m in wanted)
         had = max(asked - sum(missing.values()), 0.0)
         who = self._wanted_texts(wanted, seconds)
-        limits = [self.text(m) for m in members if self.kind(m) in {"ttft", "tbt"}]
+        limits = [self._limit_text(m) for m in members if self.kind(m) in {"ttft", "tbt"}]
         within = f" within {' and '.join(limits)}" if limits else ""
         places = [m for m in members if self.kind(m) in {"gpus", "power_cap", "instance_limit"}]
         where = self._hold_texts(places)
@@ -683,6 +683,12 @@ class PlacementRequirements(Requirements):
         if had <= 1e-6 * asked and not places:
             return [start + reason for reason in self._why_nowhere(wanted)]
         return [start + f"{kept} hold {_per_s(had / seconds)} ({had:,.6g} requests)"]
+
+    def _limit_text(self, member: Member) -> str:
+        """``0.4 s (TTFT p95 of chat)``."""
+        kind, k = self.kind(member), self.instance.classes[int(self.codes_of(member)["class"][0])]
+        limit, statistic = (getattr(k, f"{kind}_{what}") for what in ("limit_s", "statistic"))
+        return f"{limit:g} s ({kind.upper()} {statistic} of {k.name})"
 
     def _wanted_texts(self, wanted: Sequence[Member], seconds: float) -> str:
         """What is asked for, class by class where that would be long."""
