@@ -44,9 +44,6 @@ SHARPER: tuple[dict[str, Any], ...] = (
 SMALLEST = 1e-5
 """Relative gap between a change and its bound below which it counts as the smallest."""
 
-FRESH_START = 50
-"""Of more changes than this, the next model is solved anew, not from the last basis."""
-
 MANY_RELAXATIONS = 12
 """Most members of a conflict that are relaxed alone."""
 
@@ -483,7 +480,6 @@ class _Search:
         self._part: _Part | None = None
         self._session: Session | None = None
         self._integer: BoolArray | None = None
-        self._asked = self.standing  # in the last run
 
     def close(self) -> None:
         """Let the solver go."""
@@ -584,19 +580,21 @@ class _Search:
 
     # -- models --
 
-    def _focus(self, questioned: BoolArray) -> None:
+    def _focus(self, questioned: BoolArray, again: bool = False) -> None:
         """Cut the model down to what matters while only these requirements may still be given up.
 
         Without any given up, columns that are closed can be left out.
         """
-        self.close()
         req, bounds = self.req, self.req.bounds(self.standing)
         openable = (req.closing != 0) @ (questioned & self.standing).astype(float) > 0
         openable &= ~((req.closing != 0) @ (self.standing & ~questioned).astype(float) > 0)
         none = (np.zeros(0, dtype=np.int64),) * 2
         integer = np.zeros_like(bounds.integer) if self.linear else bounds.integer
-        self._part = _cut(req, bounds, openable, None if self.linear else none, integer)
-        self._integer = bounds.integer
+        cut = _cut(req, bounds, openable, None if self.linear else none, integer)
+        if again and self._part and 2 * len(cut.columns) > len(self._part.columns):
+            return  # a model in the solver is worth more than one that is a little smaller
+        self.close()
+        self._part, self._integer = cut, bounds.integer
         rows = self._part.rows[np.concatenate([self._part.short, self._part.over])]
         self._cost = 1.0 / req.row_sizes()[rows]
 
@@ -605,10 +603,6 @@ class _Search:
         bounds = self.req.bounds(standing)
         if not self.linear and (bounds.integer != self._integer).any():
             self._swap_integrality(bounds.integer)
-        if (standing != self._asked).sum() > FRESH_START and self._session is not None:
-            self._session.close()  # a basis of a very different model is worse than none
-            self._session = None
-        self._asked = standing
         if self._session is None:
             self._session = self.settings.session(_with_cost(self._part, self._cost))
         self._part.change(self._session, bounds)
@@ -645,7 +639,7 @@ class _Search:
         families = self.req.family_of()
         members = self._split(np.flatnonzero(self.standing), axes, families)
         members = self.shrink(members)
-        self._focus(np.ones(self.req.size, dtype=bool))
+        self._focus(np.ones(self.req.size, dtype=bool), again=True)
         for axis in AXES if by_period else AXES[:-1]:
             members = self._refine(members, axis)
         return members

@@ -17,6 +17,7 @@ from greenopt.solvers.judging import Start, judge
 from greenopt.solvers.registry import SOLVERS, SolverInfo, find, refuse_unfit
 from greenopt.solvers.running import execute, log, log_line, runs_in_worker, verbose
 from greenopt.solvers.scaling import Scaled, scale
+from greenopt.solvers.splitting import execute_in_parts
 from greenopt.solvers.task import DUAL_TOLERANCE, RawResult, StartReport, Task
 
 COMPLETION_SHARE = 0.25
@@ -157,7 +158,7 @@ class _Run:
         if start is not None and self.info.start and task.scaled.is_integer:
             task = replace(task, start=start.x)
         line = log_line()
-        answer = execute(self.info, task, self.remote, line)
+        answer = execute_in_parts(self.info, task, self.remote, line)
         log.debug("%s: %s says %s", self.model.name, self.info.name, answer.message)
         return judge(
             self.model,

@@ -45,7 +45,8 @@ def independent_parts(scaled: Scaled) -> list[tuple[IntArray, IntArray]]:
     sizes = np.bincount(part[:n_columns], minlength=part.max(initial=-1) + 1)
     # Parts in order; one begins a new group when the group before it is large enough.
     before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    group = (before // LEAST_COLUMNS)[part]
+    number = np.where(sizes > 0, before // LEAST_COLUMNS, 0)  # rows without columns come first
+    group = number[part]
     columns, rows = group[:n_columns], group[n_columns:]
     return [(np.flatnonzero(columns == g), np.flatnonzero(rows == g)) for g in np.unique(group)]
 

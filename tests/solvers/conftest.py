@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from greenopt.solvers import SOLVERS
+
+
+@pytest.fixture(autouse=True)
+def _pyscipopt_where_needed(request: pytest.FixtureRequest) -> None:
+    """Tests of scip-minlp need the extra that has it (the test extra does)."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    if parameters.get("name") == "scip-minlp" and find_spec("pyscipopt") is None:
+        pytest.skip("PySCIPOpt is not installed")
 
 
 @pytest.fixture
