@@ -13,7 +13,6 @@ from greenopt.problems import part
 from greenopt.results import Solution, Status, relative_gap
 from greenopt.solvers.registry import SOLVERS, find
 
-
 ACHIEVABLE = 1e-7
 """A plan within a solver's feasibility tolerance may lie this much below the true optimum."""
 

@@ -25,6 +25,7 @@ FUNCTIONS = (
     "explain",
     "load",
     "load_solution",
+    "marginals",
     "plot",
     "prepare",
     "solve",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -41,6 +42,15 @@ seeds on one published instance of CASPER, never with either of the two at its u
 
 DUAL, PRIMAL = 1, 4
 """Values of the option simplex_strategy; the dual is what HiGHS chooses."""
+
+PATIENCE = 0.15
+"""Share of the iterations from scratch that the dual simplex may take after new costs."""
+
+LEAST_PATIENCE = 1000
+"""Iterations that are always worth a try."""
+
+NO_LIMIT = 2**31 - 1
+"""HiGHS's default of simplex_iteration_limit."""
 
 
 def load_highspy() -> Any:
@@ -98,7 +108,9 @@ class Program:
         self._highspy = load_highspy()
         self._task, self._line = task, line
         self._integer = task.scaled.integer
+        self._c = task.scaled.c.copy()
         self._costs: list[tuple[Any, Any]] = []  # changes still to be made
+        self._by_primal, self._from_scratch = False, 0
         self._highs = self._highspy.Highs()
         self._set("output_flag", False)
         self._set_options()
@@ -123,6 +135,7 @@ class Program:
                 self._must(highs.setBasis(basis))
             self._integer = change.whole.integer
             self._costs.clear()
+            self._c = change.whole.c.copy()
             self._set_options()
         if change.costs is not None:
             self._costs.append(change.costs)
@@ -151,40 +164,85 @@ class Program:
             solution.col_value = start.tolist()
             highs.setSolution(solution)
         started = time.perf_counter()
-        earlier = self._take_costs(time_limit_s)
-        self._go_on(time_limit_s)
+        cold = not self._keeps_basis
+        earlier = self._solve(time_limit_s)
+        if cold:
+            self._from_scratch = self._iterations
         if highs.getModelStatus() == kinds.kUnboundedOrInfeasible:
             self._set("presolve", "off")
             self._run(time_limit_s)
             self._set("presolve", "choose")
-        self._set("simplex_strategy", DUAL)
         return self._answer(time.perf_counter() - started, earlier)
 
-    def _take_costs(self, time_limit_s: float) -> int:
-        """Change costs where the primal simplex can go on from an optimal basis.
+    def _solve(self, time_limit_s: float) -> int:
+        """Run, by the way that suits what changed.
 
-        A basis stays dual feasible when bounds change and primal feasible when costs do. After a
-        change of both it is neither, and HiGHS would all but start anew. So the model is solved
-        with the old costs first, by the dual simplex, and then with the new ones, by the primal.
+        A basis stays dual feasible when bounds change and primal feasible when costs do. After new
+        costs the dual simplex often finds back soon, and sometimes all but starts anew. Then the
+        primal is better, from a basis that is optimal for the old costs: so from then on the model
+        is solved with those first, by the dual, and with the new ones after that, by the primal.
 
         Returns
         -------
         int
-            Iterations spent on the way.
+            Iterations of earlier runs on the way.
         """
-        highs, iterations = self._highs, 0
-        if not self._costs:
-            return 0
-        optimal = self._highspy.HighsModelStatus.kOptimal
-        if self._keeps_basis and highs.getModelStatus() != optimal:
+        if not (self._costs and self._keeps_basis):
+            self._change_costs()
             self._go_on(time_limit_s)
-            iterations = max(int(highs.getInfo().simplex_iteration_count), 0)
-        if self._keeps_basis and highs.getModelStatus() == optimal:
+            return 0
+        spent = 0 if self._by_primal else self._try_dual(time_limit_s)
+        if not self._by_primal:
+            return 0
+        highs, optimal = self._highs, self._highspy.HighsModelStatus.kOptimal
+        if highs.getModelStatus() != optimal:
+            self._go_on(time_limit_s)
+            spent += self._iterations
+        if highs.getModelStatus() == optimal:
             self._set("simplex_strategy", PRIMAL)
-        for where, values in self._costs:
-            self._must(highs.changeColsCost(len(where), where, values))
-        self._costs.clear()
+        self._change_costs()
+        self._go_on(time_limit_s)
+        self._set("simplex_strategy", DUAL)
+        return spent
+
+    def _try_dual(self, time_limit_s: float) -> int:
+        """Run with new costs by the dual simplex; if that takes long, undo it, for the primal.
+
+        Returns
+        -------
+        int
+            Iterations spent.
+        """
+        highs, basis, old = self._highs, self._highs.getBasis(), self._c.copy()
+        self._change_costs()
+        self._set("simplex_iteration_limit", self._patience)
+        self._go_on(time_limit_s)
+        self._set("simplex_iteration_limit", NO_LIMIT)
+        iterations = self._iterations
+        if highs.getModelStatus() == self._highspy.HighsModelStatus.kIterationLimit:
+            self._by_primal = True
+            every = np.arange(len(old), dtype=np.int32)
+            self._must(highs.changeColsCost(len(old), every, old))
+            self._must(highs.setBasis(basis))
+            self._costs.append((every, self._c.copy()))
         return iterations
+
+    @property
+    def _patience(self) -> int:
+        """Iterations after which the dual simplex is given up."""
+        return max(LEAST_PATIENCE, int(PATIENCE * self._from_scratch))
+
+    def _change_costs(self) -> None:
+        """Make the changes of costs that were put off."""
+        for where, values in self._costs:
+            self._must(self._highs.changeColsCost(len(where), where, values))
+            self._c[where] = values
+        self._costs.clear()
+
+    @property
+    def _iterations(self) -> int:
+        """Simplex iterations of the last run."""
+        return max(int(self._highs.getInfo().simplex_iteration_count), 0)
 
     def _go_on(self, time_limit_s: float) -> None:
         """Run from the last basis; where that ends in doubt, once more without it."""
@@ -242,20 +300,25 @@ class Program:
         it ends with that thread. highspy's own way of doing this runs one model at a time.
         """
         self._stopping, overdue = False, time_limit_s + grace_s(time_limit_s) / 2
-        thread = threading.Thread(target=self._run_here, daemon=True)
-        thread.start()
+        # Not Thread.join: interrupted, it takes a thread that still runs for one that has ended.
+        ended = threading.Event()
+        threading.Thread(target=self._run_here, args=(ended,), daemon=True).start()
         try:
-            thread.join(min(overdue, threading.TIMEOUT_MAX))
+            self._stopping = not ended.wait(min(overdue, threading.TIMEOUT_MAX))
+            ended.wait()
         except KeyboardInterrupt:
             self._stop()
-            thread.join()
+            while not ended.is_set():
+                with contextlib.suppress(KeyboardInterrupt):
+                    ended.wait()
             raise
-        self._stopping = thread.is_alive()
-        thread.join()
 
-    def _run_here(self) -> None:
-        self._highs.run()
-        self._highs.resetGlobalScheduler(False)
+    def _run_here(self, ended: threading.Event) -> None:
+        try:
+            self._highs.run()
+            self._highs.resetGlobalScheduler(False)
+        finally:
+            ended.set()
 
     def _stop(self) -> None:
         self._stopping = True

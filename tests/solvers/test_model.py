@@ -15,7 +15,7 @@ from scipy.optimize import linprog
 from solvers.models import CASES, model_of, random_lp
 
 from greenopt.errors import SolverError
-from greenopt.model import StageObjective, dual_bound, elastic
+from greenopt.model import StageObjective, dual_bound
 from greenopt.solvers import Termination, highs, solve_model
 from greenopt.solvers.scaling import scale
 from greenopt.solvers.task import Line, Task
@@ -88,15 +88,6 @@ def test_infeasible_and_unbounded_are_told_apart(solver: str) -> None:
     unbounded = model_of([-1.0, 0.0], [[1.0, -1.0]], [-np.inf], [1.0], 0.0, np.inf)
     assert solve_model(infeasible, solver=solver).termination == Termination.INFEASIBLE
     assert solve_model(unbounded, solver=solver).termination == Termination.UNBOUNDED
-
-
-def test_elastic_model_measures_the_shortfall() -> None:
-    """With x <= 1 the row x >= 3 falls short by two."""
-    model = model_of([0.0], [[1.0]], [3.0], [np.inf], 0.0, 1.0)
-    relaxed = elastic(model, ("row", "absent"))
-    raw = solve_model(relaxed)
-    assert raw.x is not None
-    assert raw.x[relaxed.columns["slack"].slice].sum() == pytest.approx(2.0)
 
 
 def test_time_limit_is_per_run() -> None:

@@ -51,8 +51,18 @@ def random_model(rng: np.random.Generator, places: Any) -> Model:
 @PROPERTY
 @given(seed=st.integers(0, 100_000), matrix=st.booleans())
 @pytest.mark.parametrize("solver", ["highs", "highs-simplex"])
-def test_costs_sides_and_coefficients_together(solver: str, seed: int, matrix: bool) -> None:
-    """Any sequence of changes ends as a fresh solve does, through plans and no plans."""
+@pytest.mark.parametrize("patience", [0, 1000])
+def test_costs_sides_and_coefficients_together(
+    patience: int, solver: str, seed: int, matrix: bool
+) -> None:
+    """Any sequence of changes ends as a fresh solve does, by the dual simplex and by the primal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("greenopt.solvers.highs.LEAST_PATIENCE", patience)
+        change_and_compare(solver, seed, matrix)
+
+
+def change_and_compare(solver: str, seed: int, matrix: bool) -> None:
+    """Draw a model and changes of it, and compare each solve with a fresh one."""
     rng = np.random.default_rng(seed)
     places = rng.random((int(rng.integers(1, 6)), int(rng.integers(1, 7)))) < 0.6
     model = random_model(rng, places)
@@ -95,6 +105,31 @@ def transport(rng: np.random.Generator, n: int = 20) -> Model:
     upper = np.concatenate([rng.uniform(2, 3, n), rng.uniform(1, 2, n)])
     lower = np.concatenate([np.full(n, -INF), upper[n:]])
     return model_of(rng.uniform(1, 2, n * n), matrix, lower, upper, 0.0, 4.0)
+
+
+def test_from_dual_to_primal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the dual simplex takes long after new costs, the primal takes over and stays."""
+    monkeypatch.setattr("greenopt.solvers.highs.LEAST_PATIENCE", 1)
+    monkeypatch.setattr("greenopt.solvers.highs.PATIENCE", 0.0)
+    rng = np.random.default_rng(0)
+    model = transport(rng)
+    with Session(model) as session:
+        session.solve()
+        program = session._host._program  # type: ignore[union-attr]
+        assert not program._by_primal
+        for _ in range(3):
+            near = 1 + 0.05 * rng.standard_normal(len(model.stages[0].c))
+            model = changed(model, c=model.stages[0].c * near, row_upper=model.row_upper * 1.01)
+            result, fresh = tell(session, model, False), solve_model(model)
+            assert program._by_primal
+            assert result.counts["simplex_iterations"] > 1
+            assert result.x is not None
+            assert fresh.x is not None
+            stage = model.stages[0]
+            assert stage.value(result.x) == pytest.approx(stage.value(fresh.x), rel=1e-9)
+            np.testing.assert_array_equal(
+                np.array(program._highs.getLp().col_cost_), session._task.scaled.c
+            )
 
 
 @pytest.mark.parametrize("isolation", ["in-process", "worker"])
