@@ -147,7 +147,8 @@ def _second_opinion(
     """What another solver's search says of a claimed bound."""
     from greenopt.solving import solve
 
-    assert stage.claimed_bound is not None and solution.objective is not None
+    assert stage.claimed_bound is not None
+    assert solution.objective is not None
     other = solve(instance, solver=solver, gap=gap, time_limit=time_limit, bound=False)
     room = max(gap, 1e-9) * max(abs(solution.objective), abs(stage.claimed_bound))
     complete = len(other.stages) == len(solution.stages)

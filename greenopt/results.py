@@ -201,8 +201,8 @@ class Solution:
         Parameters
         ----------
         name : str
-            A decision ("flow", "instances", "unmet"), a marginal ("demand", "gpus", ...), or
-            "site", "period", "class" for the metrics along that axis.
+            A decision ("flow", "instances", "running", "deferred", ...), a marginal ("demand",
+            "gpus", ...), or "site", "period", "class" for the metrics along that axis.
         """
         if name in self.metrics_by:
             pd = load_pandas()
@@ -229,14 +229,21 @@ class Solution:
         return LabelledArray("weight", "1", flow.labels, flow.codes, share)
 
     def replicas(self, rounding: Literal["up", "nearest", "down"] = "up") -> LabelledArray:
-        """Whole instances by period, site, model and mode: the plan's mean, rounded.
+        """Whole instances by period, site, model and mode.
 
-        The plan has fractions of instances, and it is the plan that is proved. Rounded up, every
-        request finds its capacity, but at a full site each model and mode may need up to one
-        instance more than there are GPUs; rounded down, GPUs suffice, but up to one instance's
-        load a model and mode is left over.
+        Where the plan counts instances (it has a `running` array), these are its own, those that
+        are starting included. With `instance_counts` "integer" they are whole, and nothing is
+        rounded. Otherwise the plan has fractions of instances, and it is the plan that is proved:
+        rounded up, every request finds its capacity, but at a full site each model and mode may
+        need up to one instance more than there are GPUs; rounded down, GPUs suffice, but up to one
+        instance's load a model and mode is left over.
+
+        Parameters
+        ----------
+        rounding : str
+            "up", "nearest" or "down".
         """
-        run = self.array("instances")
+        run = self.decision.get("running") or self.array("instances")
         kept = ("period", "site", "model", "mode")
         mean = run.total_over(*kept)
         shift = {"up": 1 - 1e-6, "nearest": 0.5, "down": 1e-6}[rounding]

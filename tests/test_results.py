@@ -569,6 +569,40 @@ def test_replicas(case: str, solutions: Any) -> None:
     assert dense.sum() >= sum(mean.values()) - 1e-6
 
 
+def counted(**overrides: Any) -> Document:
+    """The hand-made document, its instances whole, started for a price, and loaded at will."""
+    document = tiny(
+        load_rule="at_most",
+        instance_counts="integer",
+        initial_instances={"axes": [], "values": 0.0},
+        **overrides,
+    )
+    for profile in document["profiles"]:
+        profile["startup"] = {"time_s": 600.0, "energy_kwh": 0.5}
+    return document
+
+
+@pytest.mark.parametrize("rounding", ["up", "nearest", "down"])
+def test_replicas_of_whole_instances_are_the_plan(rounding: Any) -> None:
+    """Whole instances need no rounding; those that start count although they serve less long."""
+    _, solution = solved(counted())
+    assert solution.status == go.Status.OPTIMAL
+    running = solution.array("running").dense()
+    assert (solution.replicas(rounding).dense() == running).all()
+    serving = solution.array("instances").total_over("period", "site", "model", "mode")
+    assert (running[0] > serving[0] + 0.1).any()
+
+
+def test_replicas_of_held_fractions_are_rounded() -> None:
+    """Held but not whole: numbers of running instances are rounded, alike in every period."""
+    _, solution = solved(tiny(hold_periods=[2], load_rule="at_most"))
+    running = solution.array("running").dense()
+    assert (running != np.round(running)).any()
+    assert (solution.replicas("up").dense() == np.ceil(running - 1e-6)).all()
+    assert (solution.replicas("down").dense() == np.floor(running + 1e-6)).all()
+    assert (running[0] == running[1]).all()
+
+
 # Gaps
 
 
