@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument(
         "--no-bound", action="store_true", help="skip the extra bound of integer models"
     )
+    solve.add_argument(
+        "--no-explain", action="store_true", help="take infeasibility on the solver's word"
+    )
     solve.add_argument("--seed", type=int, default=0, help="default 0")
     solve.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes, default 1")
     solve.add_argument("--out", type=Path, metavar="DIR", help="write NAME.solution.json here")
@@ -317,6 +320,7 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
             time_limit=options.time_limit,
             gap=options.gap,
             bound=not options.no_bound,
+            explain=not options.no_explain,
             seed=options.seed,
         )
         saved = None

@@ -31,6 +31,7 @@ def prepare(
     isolation: str = "auto",
     gap: float = 1e-6,
     bound: bool = True,
+    explain: bool = True,
     seed: int = 0,
     threads: int = 1,
 ) -> Prepared:
@@ -40,7 +41,7 @@ def prepare(
     ----------
     instance : Instance
         What to solve first.
-    solver, isolation, gap, bound, seed, threads
+    solver, isolation, gap, bound, explain, seed, threads
         As for `solve`.
 
     Returns
@@ -57,7 +58,7 @@ def prepare(
     """
     refuse_others(instance)
     refuse_unknown("exact", solver)
-    return Prepared(instance, Settings(solver, isolation, gap, bound, seed, threads))
+    return Prepared(instance, Settings(solver, isolation, gap, bound, explain, seed, threads))
 
 
 class Prepared:

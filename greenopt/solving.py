@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from greenopt import explaining
 from greenopt._version import __version__
 from greenopt.checking import stage_differences
 from greenopt.errors import ModelError
-from greenopt.explaining import explain
 from greenopt.instance import Instance
 from greenopt.labelled import FloatArray
 from greenopt.model import Model
@@ -66,6 +66,7 @@ def solve(
     gap: float = 1e-6,
     start: Solution | None = None,
     bound: bool = True,
+    explain: bool = True,
     seed: int = 0,
     threads: int = 1,
 ) -> Solution:
@@ -94,6 +95,9 @@ def solve(
         Whether a mixed-integer solve is followed by a solve of its relaxation, whose multipliers
         `certify` can check (timed apart). A continuous solve has them anyway, unless the solver
         gives none.
+    explain : bool
+        Whether infeasibility is proved and explained, which takes longer than finding it (see
+        `greenopt.explain`). Without it the status rests on the solver's word.
     seed, threads : int
         Given to the solver; the defaults repeat bit for bit on one machine.
 
@@ -111,7 +115,7 @@ def solve(
     """
     refuse_others(instance)
     refuse_unknown(method, solver)
-    settings = Settings(solver, isolation, gap, bound, seed, threads)
+    settings = Settings(solver, isolation, gap, bound, explain, seed, threads)
     return Run(instance, settings, time_limit, start).solution()
 
 
@@ -157,6 +161,7 @@ class Settings:
     isolation: str = "auto"
     gap: float = 1e-6
     bound: bool = True
+    explain: bool = True
     seed: int = 0
     threads: int = 1
 
@@ -474,10 +479,13 @@ class Run:
 
     def _explain(self) -> None:
         """Find the requirements that conflict; if there are none, that contradicts the solver."""
+        if not self.settings.explain:
+            self.report["explanation"] = ["not asked for; the solver says that there is no plan"]
+            return
         limit = EXPLANATION_LIMIT_S
         if self.time_limit is not None:
             limit = min(limit, self.time_limit)
-        found = explain(
+        found = explaining.explain(
             self.instance,
             time_limit=limit,
             isolation=self._isolation_of("highs"),

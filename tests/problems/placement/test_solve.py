@@ -347,3 +347,12 @@ def test_stage_without_end_leaves_the_plan_of_the_one_before() -> None:
     report = go.check(instance, solution)
     assert report.ok, report.lines()
     assert go.certify(instance, solution).ok
+
+
+def test_infeasible_without_explanation() -> None:
+    """Explanations can be done without: the status stays, and the report says whose word it is."""
+    instance = go.PlacementInstance.parse(tiny(gpus={"axes": [], "values": 1.0}))
+    solution = go.solve(instance, explain=False)
+    assert solution.status == go.Status.INFEASIBLE
+    assert solution.report["explanation"][0].startswith("not asked for")
+    assert "conflict" not in solution.report
