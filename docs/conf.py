@@ -13,8 +13,10 @@ from pydantic import BaseModel
 
 import greenopt
 from greenopt.problems.placement import formulation
+from greenopt.solvers import points
 from greenopt.solvers.highs import DUAL_TOLERANCE, MINIMUM_VERSION, PRIMAL_TOLERANCE
-from greenopt.solving import CHECK_TOLERANCE, NUMERICAL_FLOOR, solve
+from greenopt.solvers.task import LEAST_GRACE_S, RELATIVE_GRACE
+from greenopt.solving import CHECK_TOLERANCE, EXPLANATION_LIMIT_S, NUMERICAL_FLOOR, solve
 
 HERE = Path(__file__).resolve().parent
 
@@ -37,6 +39,10 @@ myst_substitutions = {
     "dual_tolerance": f"{DUAL_TOLERANCE:g}",
     "highs_version": ".".join(map(str, MINIMUM_VERSION)),
     "slack": f"{formulation.SLACK:g}",
+    "feasibility": f"{points.FEASIBILITY:g}",
+    "least_grace": f"{LEAST_GRACE_S:g}",
+    "relative_grace": f"{RELATIVE_GRACE:.0%}",
+    "explanation_limit": f"{EXPLANATION_LIMIT_S:g}",
 }
 """Numbers that pages quote, taken from the code."""
 
@@ -58,12 +64,14 @@ def _generate(app: Any) -> None:
     import example
     import explained
     import tables
+    import whole
 
     out = HERE / "_generated"
     out.mkdir(exist_ok=True)
     tables.write_all(HERE.parent, out)
     example.write_all(HERE.parent, out)
     explained.write_all(HERE.parent, out)
+    whole.write_all(HERE.parent, out)
 
 
 def _prepare_docstring(

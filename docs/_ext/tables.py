@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from sphinx.pycode import ModuleAnalyzer
 
 import greenopt
 from greenopt import cli
 from greenopt.instance import Quantity
 from greenopt.problems.placement.instance import PlacementInstance
 from greenopt.problems.placement.metrics import METRICS, PERIODLESS, SITELESS
+from greenopt.solvers import SOLVERS
 from greenopt.validation import Fraction, NonNegative, Number, Positive, Text, Whole
 
 METHODS = (types.FunctionType, classmethod, property, cached_property)
@@ -64,6 +66,8 @@ def write_all(root: Path, out: Path) -> None:
     for name in FIELD_MODULES:
         write(out / f"{name}.rst", classes_with_fields(name))
     write(out / "command_line.md", command_line())
+    write(out / "solvers.md", solvers())
+    write(out / "traps.md", traps())
     write(out / "benchmarks.md", benchmarks(root / "benchmarks" / "results"))
     compare_dependencies(root)
 
@@ -174,6 +178,36 @@ def metrics() -> str:
         scope = ", ".join(filter(None, ["total", *scopes])) if metric.kind != "report" else ""
         rows.append((f"`{metric.name}`", metric.unit, use[metric.kind], scope, meaning))
     return table(("metric", "unit", "may be used in", "budget over", "meaning"), rows)
+
+
+def solvers() -> str:
+    """Every solver, and what it can do."""
+    rows = [
+        (
+            f"`{s.name}`",
+            s.about,
+            "yes" if s.continuous else "no",
+            {"none": "no", "pure": "if all columns are", "mixed": "yes"}[s.integer],
+            {"none": "no", "continuous": "without integers", "mixed": "yes"}[s.quadratic],
+            *("yes" if can else "no" for can in (s.duals, s.start, s.incumbents, s.session)),
+            s.home,
+            f"`{s.package}`",
+        )
+        for s in SOLVERS.values()
+    ]
+    head = ("solver", "what", "continuous", "integer", "convex quadratic", "multipliers",
+            "uses a start", "tells better points", "keeps a model", "runs", "package")  # fmt: skip
+    return table(head, rows)
+
+
+def traps() -> str:
+    """What the code says of errors of HiGHS that were measured."""
+    said = ModuleAnalyzer.for_module("greenopt.solvers.highs").find_attr_docs()
+    lines = [
+        f"- {' '.join(' '.join(said['', name]).split())}"
+        for name in ("MINIMUM_VERSION", "SEARCH_TOLERANCE")
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def public_names() -> str:

@@ -72,7 +72,7 @@ def execute_in_parts(info: SolverInfo, task: Task, remote: bool, line: Line) -> 
         found = own.incumbent if answer.x is None else answer.x
         if found is not None:
             x[columns] = found
-        answers.append(answer)
+        answers.append(_with_bound(piece.scaled, answer))
         if answer.termination in _WORST_FIRST[:4]:
             break
     return _together(answers, None if np.isnan(x).any() else x, len(parts))
@@ -96,6 +96,13 @@ def _piece(scaled: Scaled, columns: IntArray, rows: IntArray) -> Scaled:
         row=scaled.row[rows],
         integer=scaled.integer[columns],
     )
+
+
+def _with_bound(scaled: Scaled, answer: Answer) -> Answer:
+    """A part without integers has no search and no search's bound: its optimum is one."""
+    if scaled.is_integer or answer.x is None or answer.termination != Termination.OPTIMAL:
+        return answer
+    return replace(answer, bound=float(scaled.c @ answer.x))
 
 
 def _together(answers: list[Answer], x: np.ndarray | None, n_parts: int) -> Answer:

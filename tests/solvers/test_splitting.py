@@ -87,3 +87,13 @@ def test_one_part_stays_whole() -> None:
     """A model that hangs together is solved as it is."""
     model = model_of([-1, -1], [[1, 1]], [-INF], [3.5], 0, 9.0, True)
     assert "independent parts" not in solve_model(model).message
+
+
+def test_parts_without_integers_have_a_bound_too() -> None:
+    """One part is a linear program; the bound of the whole is the optimum all the same."""
+    model = model_of(
+        [-1, -1, -1], [[2, 0, 0], [0, 3, 1]], [-INF] * 2, [5, 7], 0, 9.0, [True, False, False]
+    )
+    raw = solve_model(model, gap=0.0)
+    assert raw.termination == Termination.OPTIMAL
+    assert raw.tree_bound == pytest.approx(-9.0)
