@@ -12,9 +12,14 @@ from typing import Any
 from pydantic import BaseModel
 
 import greenopt
-from greenopt.problems.placement import formulation
+from greenopt.problems.placement import eligibility
 from greenopt.solvers import points
-from greenopt.solvers.highs import DUAL_TOLERANCE, MINIMUM_VERSION, PRIMAL_TOLERANCE
+from greenopt.solvers.highs import (
+    DUAL_TOLERANCE,
+    MINIMUM_VERSION,
+    PRIMAL_TOLERANCE,
+    SEARCH_TOLERANCE,
+)
 from greenopt.solvers.task import LEAST_GRACE_S, RELATIVE_GRACE
 from greenopt.solving import CHECK_TOLERANCE, EXPLANATION_LIMIT_S, NUMERICAL_FLOOR, solve
 
@@ -38,7 +43,8 @@ myst_substitutions = {
     "primal_tolerance": f"{PRIMAL_TOLERANCE:g}",
     "dual_tolerance": f"{DUAL_TOLERANCE:g}",
     "highs_version": ".".join(map(str, MINIMUM_VERSION)),
-    "slack": f"{formulation.SLACK:g}",
+    "slack": f"{eligibility.SLACK:g}",
+    "search_tolerance": f"{SEARCH_TOLERANCE:g}",
     "feasibility": f"{points.FEASIBILITY:g}",
     "least_grace": f"{LEAST_GRACE_S:g}",
     "relative_grace": f"{RELATIVE_GRACE:.0%}",

@@ -40,6 +40,11 @@ class Block:
         """Where the block stands."""
         return slice(self.start, self.start + self.size)
 
+    @property
+    def positions(self) -> IntArray:
+        """Position of every member among the model's columns or rows."""
+        return np.arange(self.start, self.start + self.size)
+
 
 @dataclass(frozen=True, eq=False)
 class StageObjective:

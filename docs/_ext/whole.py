@@ -47,6 +47,8 @@ def write_all(root: Path, out: Path) -> None:
     """Write the tables, the figure and the second opinion."""
     cases = solve_all(go.load(root / "instances" / "placement" / "quick.json"))
     write(out / "whole_proofs.md", proofs(cases))
+    asked = f"Asked for was a gap of {GAP:g}, within {LIMIT_S:g} s a model with whole numbers."
+    write(out / "whole_asked.md", asked + "\n")
     write(out / "whole_metrics.md", metrics(cases))
     write(out / "whole_starts.md", starts_table(cases[2].instance))
     figure(cases, out / "whole.png")
@@ -59,15 +61,11 @@ def solve_all(quick: Any) -> list[Case]:
     def solve(title: str, instance: Any) -> Case:
         return Case(title, instance, go.solve(instance, gap=GAP, time_limit=LIMIT_S))
 
-    whole = quick.replace(
-        name="quick-whole", instance_counts="integer", load_rule="at_most"
-    )
+    whole = quick.replace(name="quick-whole", instance_counts="integer", load_rule="at_most")
     cases = [Case("fractions", quick, go.solve(quick)), solve("whole", whole)]
     profiles = [{**p, "startup": startup(p)} for p in quick.document()["profiles"]]
     initial = cases[1].solution.replicas().dense()[0]
-    starting = whole.replace(
-        name="quick-starts", profiles=profiles, initial_instances=initial
-    )
+    starting = whole.replace(name="quick-starts", profiles=profiles, initial_instances=initial)
     cases.append(solve("whole, with starts", starting))
     cases.append(solve(f"{HELD_CLASS} deferrable as well", deferrable(starting)))
     return cases
@@ -183,7 +181,7 @@ def figure(cases: list[Case], path: Path) -> None:
     right.step(edges, [*demand, demand[-1]], where="post", color="0.6", label="arrive")
     right.step(edges, [*served, served[-1]], where="post", color="tab:green", label="are served")
     stock = last.solution.array("deferred").total_over("period") / 1e6
-    right.bar(edges[1:], stock, width=0.3, color="tab:purple", label="held back at the period's end")
+    right.bar(edges[1:], stock, width=0.3, color="tab:purple", label="held back at the hour's end")
     right.set_title(f"{HELD_CLASS}, million requests", fontsize=10)
     right.legend(fontsize=8)
     for ax in (left, right):

@@ -18,13 +18,13 @@ from scipy import sparse
 from greenopt.explaining import Bounds, Member, Relaxation, Requirement, Requirements
 from greenopt.labelled import FloatArray, IntArray
 from greenopt.model import Block, Model, StageObjective
-from greenopt.problems.placement.formulation import (
+from greenopt.problems.placement.eligibility import (
     SLACK,
-    Formulation,
     kv_need_and_room_bytes,
     prefill_statistic,
     stock_limits,
 )
+from greenopt.problems.placement.formulation import Formulation
 from greenopt.problems.placement.instance import PlacementInstance, Profile
 from greenopt.problems.placement.metrics import METRICS, leaves
 
