@@ -11,7 +11,7 @@ from greenopt.errors import ModelError
 from greenopt.instance import Instance
 from greenopt.problems import part
 from greenopt.results import Solution, Status, relative_gap
-from greenopt.solvers.registry import SOLVERS, find
+from greenopt.solvers.registry import SOLVERS, find, independent
 
 ACHIEVABLE = 1e-7
 """A plan within a solver's feasibility tolerance may lie this much below the true optimum."""
@@ -97,8 +97,8 @@ def certify(
     """
     belongs(instance, solution)
     if reprove is not None:
-        own = SOLVERS.get(solution.solver)
-        if own is not None and own.program == find(reprove).program:
+        find(reprove)  # refuses an unknown one before anything is computed
+        if solution.solver in SOLVERS and not independent(reprove, solution.solver):
             raise ModelError(f"{reprove} and {solution.solver} are one program; ask another one")
     lower_bound = part(instance.problem, "certify").lower_bound
     stages = []

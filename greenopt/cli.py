@@ -76,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument(
         "--no-explain", action="store_true", help="take infeasibility on the solver's word"
     )
+    solve.add_argument(
+        "--start", type=Path, metavar="PATH", help="solution file, or folder of NAME.solution.json"
+    )
+    solve.add_argument("--threads", type=_count, default=1, help="of the solver, default 1")
     solve.add_argument("--seed", type=int, default=0, help="default 0")
     solve.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes, default 1")
     solve.add_argument("--out", type=Path, metavar="DIR", help="write NAME.solution.json here")
@@ -321,7 +325,9 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
             gap=options.gap,
             bound=not options.no_bound,
             explain=not options.no_explain,
+            start=_start_of(path, options.start),
             seed=options.seed,
+            threads=options.threads,
         )
         saved = None
         if folder is not None:
@@ -338,6 +344,12 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
     messages = list(solution.report.get("explanation", []))
     if "stopped" in solution.report:
         messages.append(solution.report["stopped"])
+    if record["status"] == "limit":
+        messages.append("no plan was found in time; more time, or a --start, may help")
+    report = solution.report.get("start")
+    if report is not None:
+        how = "accepted" if report["accepted"] else "refused"
+        messages.append(f"the start was {how}: {report['reason']}")
     if record["status"] == "error":
         messages.append(f"the solver ended with: {solution.report.get('message')}")
     if "contradiction" in solution.report:
@@ -352,6 +364,17 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
         else "",
     }
     return record, details
+
+
+def _start_of(path: Path, start: Path | None) -> Any:
+    """The solution to start from: the file given, or that of the instance's name in a folder."""
+    from greenopt.io import load_solution
+
+    if start is not None and start.is_dir():
+        start = start / f"{_stem(path)}.solution.json"
+        if not start.exists():
+            return None
+    return None if start is None else load_solution(start)
 
 
 def _stem(path: Path) -> str:
@@ -491,9 +514,12 @@ def _certify(options: argparse.Namespace) -> int:
         print("NOT ok: the solution has no plan and no bound to prove")
     else:
         for number, stage in enumerate(certificate.stages):
+            claimed, proved = (
+                _number(bound, ".12g") for bound in (stage.claimed_bound, stage.proved_bound)
+            )
             print(
-                f"stage {number + 1}: {stage.kind}; claimed {stage.claimed_bound}, "
-                f"proved {stage.proved_bound}, gap {_number(stage.proved_gap, '.2e')}"
+                f"stage {number + 1}: {stage.kind}; claimed {claimed}, proved {proved}, "
+                f"gap {_number(stage.proved_gap, '.2e')}"
             )
         if not certificate.ok:
             print("NOT ok: a claimed bound or objective contradicts what can be proved")

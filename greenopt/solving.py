@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from greenopt._version import __version__
 from greenopt.checking import stage_differences
 from greenopt.errors import ModelError
 from greenopt.instance import Instance
-from greenopt.labelled import FloatArray
+from greenopt.labelled import FloatArray, LabelledArray
 from greenopt.model import Model
 from greenopt.problems import part
 from greenopt.results import NUMERICAL_FLOOR, Solution, StageResult, Status, closes
@@ -64,7 +64,7 @@ def solve(
     isolation: str = "auto",
     time_limit: float | None = None,
     gap: float = 1e-6,
-    start: Solution | None = None,
+    start: Solution | Mapping[str, LabelledArray] | None = None,
     bound: bool = True,
     explain: bool = True,
     seed: int = 0,
@@ -194,8 +194,8 @@ class Run:
         How.
     time_limit : float or None
         Wall-clock limit on solver time, s.
-    start : Solution or None
-        A plan to start from.
+    start : Solution, mapping of str to LabelledArray, or None
+        A plan to start from, or a part of one.
     hand_over : HandOver
         How models get to the solver.
     runtime_s, report, versions : dict
@@ -210,7 +210,7 @@ class Run:
     instance: Any
     settings: Settings
     time_limit: float | None = None
-    start: Solution | None = None
+    start: Solution | Mapping[str, LabelledArray] | None = None
     hand_over: HandOver = field(default_factory=HandOver)
     runtime_s: dict[str, float] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
@@ -329,14 +329,20 @@ class Run:
         """The start as values of columns, not a number where it says nothing."""
         if self.start is None:
             return None
-        reason = "" if self.start.decision else "it has no plan"
-        if self.start.problem != self.instance.problem or self.start.sets != self.instance.sets:
-            reason = "it is a plan of an instance with another problem or other labels"
+        given = self.start.decision if isinstance(self.start, Solution) else self.start
+        reason = "" if given else "it has no plan"
+        if any(not self._fits(array) for array in given.values()):
+            reason = "it is a plan of an instance with other labels"
         if reason:
             self.report["start"] = asdict(StartReport(False, None, reason))
             return None
-        x: FloatArray = formulation.encode(self.start.decision)
+        x: FloatArray = formulation.encode(given)
         return x
+
+    def _fits(self, array: LabelledArray) -> bool:
+        """Whether an array of a plan is over the instance's own labels."""
+        sets = self.instance.sets
+        return all(sets.get(axis) == members for axis, members in array.labels.items())
 
     def _solve(
         self, model: Model, stage: int, relax: bool = False, start: FloatArray | None = None

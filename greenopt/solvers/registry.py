@@ -60,6 +60,21 @@ class SolverInfo:
     about: str
 
 
+def independent(one: str, other: str) -> bool:
+    """Whether two solvers share no search: different programs, and not SCIP twice.
+
+    Raises
+    ------
+    SolverError
+        For an unknown solver.
+    """
+    engines = [
+        info.program if info.program == "highs" else name.removesuffix("-minlp")
+        for name, info in ((name, find(name)) for name in (one, other))
+    ]
+    return engines[0] != engines[1]
+
+
 def _highs(name: str, algorithm: str, about: str, integer: bool = True) -> SolverInfo:
     return SolverInfo(
         name,

@@ -80,16 +80,22 @@ def execute(info: SolverInfo, task: Task, remote: bool, line: Line) -> Answer:
     A worker that is lost is an answer: a limit if it was killed for overrunning, else an error.
     """
     if not remote:
-        answer: Answer = backend(info).solve(task, line)
-        return answer
+        return _at_limit(backend(info).solve(task, line), task)
     worker = pool.borrow(info.module)
     try:
         answer = worker.call(line, task.time_limit_s, "solve", task)
-        return replace(answer, version=worker.version)
+        return _at_limit(replace(answer, version=worker.version), task)
     except WorkerLost as lost:
         return lost_answer(lost, worker.version)
     finally:
         pool.give_back(worker)
+
+
+def _at_limit(answer: Answer, task: Task) -> Answer:
+    """A run that greenopt stopped because it overran its limit ended at its limit."""
+    if answer.termination == Termination.INTERRUPTED and answer.runtime_s >= task.time_limit_s:
+        return replace(answer, termination=Termination.LIMIT, message="stopped at the time limit")
+    return answer
 
 
 def lost_answer(lost: WorkerLost, version: str) -> Answer:

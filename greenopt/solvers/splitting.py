@@ -23,10 +23,14 @@ from greenopt.solvers.task import Answer, Line, Task, Termination
 LEAST_COLUMNS = 100
 """Smaller parts are put together: each run of a solver costs a few milliseconds."""
 
+_HOPELESS = (Termination.ERROR, Termination.INFEASIBLE, Termination.UNBOUNDED)
+"""Ends of a part that decide the whole."""
+
+SHARES = (0.5, 1.0)
+"""Share of the time left that the parts still open get together, pass by pass."""
+
 _WORST_FIRST = (
-    Termination.ERROR,
-    Termination.INFEASIBLE,
-    Termination.UNBOUNDED,
+    *_HOPELESS,
     Termination.INTERRUPTED,
     Termination.LIMIT,
     Termination.OPTIMAL,
@@ -56,26 +60,88 @@ def execute_in_parts(info: SolverInfo, task: Task, remote: bool, line: Line) -> 
     parts = independent_parts(task.scaled) if splits(task.scaled) else []
     if len(parts) < 2:
         return execute(info, task, remote, line)
-    until = time.perf_counter() + task.time_limit_s
-    x = np.full(len(task.scaled.c), np.nan)
-    answers: list[Answer] = []
-    for number, (columns, rows) in enumerate(parts):
-        left = max(until - time.perf_counter(), 1e-3)
+    return _Search(info, task, remote, line, parts).answer()
+
+
+class _Search:
+    """One solve, part by part."""
+
+    def __init__(
+        self,
+        info: SolverInfo,
+        task: Task,
+        remote: bool,
+        line: Line,
+        parts: list[tuple[IntArray, IntArray]],
+    ) -> None:
+        self._info, self._task, self._remote, self._line = info, task, remote, line
+        self._parts = parts
+        self._until = time.perf_counter() + task.time_limit_s
+        self._answers = [Answer(Termination.LIMIT, message="not begun in time") for _ in parts]
+
+    def answer(self) -> Answer:
+        """Run every part; what one leaves of its share of the time goes to those that need more."""
+        for share in SHARES:
+            waiting = [n for n, own in enumerate(self._answers) if not _ended(own)]
+            for position, n in enumerate(waiting):
+                self._run(n, share * self._left() / (len(waiting) - position))
+                if self._answers[n].termination in _HOPELESS:
+                    return self._together(self._answers[n : n + 1])
+            if np.isinf(self._until):
+                break
+        return self._together(self._answers)
+
+    def _left(self) -> float:
+        return self._until - time.perf_counter()
+
+    def _run(self, n: int, time_limit_s: float) -> None:
+        """Run a part once, from the best point known of it; both runs' knowledge is kept."""
+        if self._left() <= 0:  # every run may overrun its limit a little: no more of them
+            return
+        columns, rows = self._parts[n]
+        old, own = self._answers[n], Line(self._line.log)
+        given = None if self._task.start is None else self._task.start[columns]
         piece = replace(
-            task,
-            scaled=_piece(task.scaled, columns, rows),
-            time_limit_s=left / (len(parts) - number),
-            start=None if task.start is None else task.start[columns],
+            self._task,
+            scaled=_piece(self._task.scaled, columns, rows),
+            time_limit_s=time_limit_s,
+            start=given if old.x is None else old.x,
         )
-        own = Line(line.log)
-        answer = execute(info, piece, remote, own)
-        found = own.incumbent if answer.x is None else answer.x
-        if found is not None:
-            x[columns] = found
-        answers.append(_with_bound(piece.scaled, answer))
-        if answer.termination in _WORST_FIRST[:4]:
-            break
-    return _together(answers, None if np.isnan(x).any() else x, len(parts))
+        new = execute(self._info, piece, self._remote, own)
+        points = [x for x in (new.x, own.incumbent, old.x) if x is not None]
+        x = min(points, key=lambda x: float(piece.scaled.c @ x), default=None)
+        bound = max(old.bound, new.bound)
+        if not piece.scaled.is_integer and _ended(new) and x is not None:
+            bound = float(piece.scaled.c @ x)  # no search, no search's bound: its optimum is one
+        self._answers[n] = replace(
+            new,
+            x=x,
+            bound=bound,
+            runtime_s=old.runtime_s + new.runtime_s,
+            counts=dict(Counter(old.counts) + Counter(new.counts)),
+        )
+
+    def _together(self, answers: list[Answer]) -> Answer:
+        """One answer of many: the worst ending, the sum of bounds and of work."""
+        worst = min(answers, key=lambda answer: _WORST_FIRST.index(answer.termination))
+        whole = len(answers) == len(self._parts)
+        x = np.full(len(self._task.scaled.c), np.nan)
+        for (columns, _), own in zip(self._parts, answers, strict=False):
+            if whole and own.x is not None:
+                x[columns] = own.x
+        return replace(
+            worst,
+            x=None if np.isnan(x).any() else x,
+            row_dual=None,
+            bound=sum(own.bound for own in answers) if whole else -np.inf,
+            message=f"{worst.message} (the worst of {len(self._parts)} independent parts)",
+            runtime_s=sum(own.runtime_s for own in self._answers),
+            counts=dict(sum((Counter(own.counts) for own in self._answers), Counter())),
+        )
+
+
+def _ended(answer: Answer) -> bool:
+    return answer.termination == Termination.OPTIMAL
 
 
 def splits(scaled: Scaled) -> bool:
@@ -95,26 +161,4 @@ def _piece(scaled: Scaled, columns: IntArray, rows: IntArray) -> Scaled:
         column=scaled.column[columns],
         row=scaled.row[rows],
         integer=scaled.integer[columns],
-    )
-
-
-def _with_bound(scaled: Scaled, answer: Answer) -> Answer:
-    """A part without integers has no search and no search's bound: its optimum is one."""
-    if scaled.is_integer or answer.x is None or answer.termination != Termination.OPTIMAL:
-        return answer
-    return replace(answer, bound=float(scaled.c @ answer.x))
-
-
-def _together(answers: list[Answer], x: np.ndarray | None, n_parts: int) -> Answer:
-    """One answer of many: the worst ending, the sum of bounds and of work."""
-    worst = min(answers, key=lambda answer: _WORST_FIRST.index(answer.termination))
-    whole = len(answers) == n_parts
-    return replace(
-        worst,
-        x=x,
-        row_dual=None,
-        bound=sum(answer.bound for answer in answers) if whole else -np.inf,
-        message=f"{worst.message} (the worst of {n_parts} independent parts)",
-        runtime_s=sum(answer.runtime_s for answer in answers),
-        counts=dict(sum((Counter(answer.counts) for answer in answers), Counter())),
     )

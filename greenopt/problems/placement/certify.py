@@ -91,7 +91,7 @@ class _Certifier:
         self.duration = np.array(inst.periods.duration_s)
         self.moments = inst.periods.begin_s - inst.periods.begin_s[0]
         self.firsts = np.cumsum([0, *inst.blocks[:-1]])  # first period of each block
-        self.sets = {**inst.sets, "block": tuple(map(str, range(len(inst.blocks))))}
+        self.sets = {**inst.sets, "block": tuple(inst.sets["period"][t] for t in self.firsts)}
         self.servable = self._servable()
         self.shape = (len(self.duration), len(inst.sites))
         self.given = marginals

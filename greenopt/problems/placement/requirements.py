@@ -201,7 +201,7 @@ class _Maker:
             return
         inst, c = self.instance, running.codes
         eye = sparse.csr_array(
-            (np.ones(running.size), (np.arange(running.size), _positions(running))),
+            (np.ones(running.size), (np.arange(running.size), running.positions)),
             shape=(running.size, self.model.matrix.shape[1]),
         )
         axes = {axis: c[axis] for axis in _SNM}
@@ -221,7 +221,7 @@ class _Maker:
             number = np.full([len(self.model.labels[axis]) for axis in c], -1)
             number[tuple(c.values())] = np.arange(running.size)
             own = sparse.csr_array(
-                (np.ones(starts.size), (np.arange(starts.size), _positions(starts))),
+                (np.ones(starts.size), (np.arange(starts.size), starts.positions)),
                 shape=(starts.size, self.model.matrix.shape[1]),
             )
             at = number[tuple(starts.codes[axis] for axis in c)]
@@ -252,11 +252,11 @@ class _Maker:
         block = self.model.rows.get(name)
         if block is None:
             return np.zeros(0, dtype=np.int64), {}
-        return _positions(block), block.codes
+        return block.positions, block.codes
 
     def _flow(self) -> tuple[IntArray, Mapping[str, IntArray]]:
         block = self.model.columns["flow"]
-        return _positions(block), block.codes
+        return block.positions, block.codes
 
     def _set_upper(self, rows: IntArray, values: Any) -> None:
         self.model.row_upper[rows] = values
@@ -265,7 +265,7 @@ class _Maker:
         if self.instance.balance == "even":
             (leaf,) = self._family("balance")
             self.upper[self._rows("one_level")[0]] = leaf
-            self.whole[_positions(self.model.columns["used"])] = leaf
+            self.whole[self.model.columns["used"].positions] = leaf
 
     def _whole_requests(self) -> None:
         if self.instance.request_counts == "integer":
@@ -280,7 +280,7 @@ class _Maker:
     def _whole(self, leaf: int, names: Sequence[str]) -> None:
         for name in names:
             if block := self.model.columns.get(name):
-                at = _positions(block)
+                at = block.positions
                 self.whole[at[self.model.integer[at]]] = leaf
 
     def _load_rule(self) -> None:
@@ -305,7 +305,7 @@ class _Maker:
         rows, _ = self._rows("held")
         self.lower[rows] = self.upper[rows] = leaf
         if starts := self.model.columns.get("starts"):
-            inside = _positions(starts)[~self._begins[starts.codes["block"]]]
+            inside = starts.positions[~self._begins[starts.codes["block"]]]
             self._close(inside, np.full(len(inside), leaf), np.full(len(inside), np.inf))
 
     def _close(self, columns: IntArray, leaf: IntArray, value: Any) -> None:
@@ -449,10 +449,6 @@ class _Maker:
         self.lower[rows[here]] = self._family("demand", **{a: v[here] for a, v in c.items()})
         self.model.row_lower[rows[~here]] = 0.0
         self.freed_lower[rows] = 0.0  # what was held back is still to be served
-
-
-def _positions(block: Block) -> IntArray:
-    return np.arange(block.start, block.start + block.size)
 
 
 # -- words ---------------------------------------------------------------------------------------
@@ -799,7 +795,7 @@ class PlacementRequirements(Requirements):
         side = np.where(self.lower >= 0, model.row_lower, model.row_upper)
         sizes = np.maximum(np.abs(np.where(np.isfinite(side), side, 0.0)), 1.0)
         if family := self.families.get("budget"):
-            rows, c = _positions(model.rows["budget"]), family.codes
+            rows, c = model.rows["budget"].positions, family.codes
             demand = self.instance.demand_requests.sum(axis=(1, 2))
             mean = np.array([b.metric == "ttft_mean_s" for b in self.instance.budgets])[c["budget"]]
             there = np.where(c["period"] >= 0, demand[c["period"]], demand.sum())

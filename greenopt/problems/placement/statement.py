@@ -94,7 +94,7 @@ class Statement:
         carried = np.concatenate([np.zeros_like(self._stock_limit[:1]), self._stock_limit[:-1]])
         self._servable = instance.demand_requests + carried  # requests a period may serve
         labels = dict(instance.sets)
-        labels["block"] = tuple(str(b) for b in range(len(instance.blocks)))
+        labels["block"] = tuple(instance.sets["period"][t] for t in self._block_begin)
         labels["limit"] = tuple(limit.name for limit in instance.instance_limits)
         labels["group"] = tuple(str(g) for g in range(max(s.n_groups for s in self.services)))
         labels["stage"] = tuple(str(i) for i in range(len(instance.objective)))

@@ -230,7 +230,7 @@ def test_multipliers_of_other_blocks_are_refused() -> None:
     instance = go.PlacementInstance.parse(document)
     solution = go.solve(instance)
     start = solution.marginals["start"]
-    labels = {**start.labels, "block": ("0",)}
+    labels = {**start.labels, "block": ("elsewhere",)}
     wrong = LabelledArray.from_dense("start", start.unit, labels, start.dense()[:1])
     with pytest.raises(go.SolutionError, match=r"marginals\.start"):
         lower_bound(instance, 0, {"start": wrong}, [])
