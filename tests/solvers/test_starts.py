@@ -155,9 +155,20 @@ def test_solution_of_something_else_as_a_start() -> None:
     best = go.solve(instance)
     empty = go.solve(instance, time_limit=1e-6)
     assert empty.status == "limit"
-    other = replace(best, sets={**best.sets, "site": ("elsewhere",)})
+    flow = best.array("flow")
+    other = {"flow": replace(flow, labels={**flow.labels, "site": flow.labels["site"][::-1]})}
     for start, words in ((empty, "it has no plan"), (other, "other labels")):
         solution = go.solve(instance, start=start)
         assert solution.status == "optimal"
         assert not solution.report["start"]["accepted"]
         assert words in solution.report["start"]["reason"]
+
+
+def test_part_of_a_plan_as_a_start() -> None:
+    """Some arrays of a plan are a start in part, which is completed."""
+    instance = go.load(quick_path()).replace(hold_periods=[12, 12])
+    best = go.solve(instance)
+    again = go.solve(instance, start={"running": best.array("running")})
+    assert again.report["start"]["accepted"]
+    assert again.report["start"]["reason"].startswith("completed")
+    assert again.report["start"]["objective"] == pytest.approx(best.objective)
