@@ -9,8 +9,10 @@ import numpy as np
 from greenopt.checking import belongs
 from greenopt.errors import ModelError
 from greenopt.instance import Instance
+from greenopt.model import Model
 from greenopt.problems import part
-from greenopt.results import Solution, Status, relative_gap
+from greenopt.results import Solution, relative_gap
+from greenopt.solvers import Termination, solve_model
 from greenopt.solvers.registry import SOLVERS, find, independent
 
 ACHIEVABLE = 1e-7
@@ -145,18 +147,22 @@ def _second_opinion(
     time_limit: float | None,
 ) -> str:
     """What another solver's search says of a claimed bound."""
-    from greenopt.solving import solve
-
     assert stage.claimed_bound is not None
     assert solution.objective is not None
-    other = solve(instance, solver=solver, gap=gap, time_limit=time_limit, bound=False)
+    model: Model = part(instance.problem, "formulation").formulate(instance).model
+    for number, earlier in enumerate(solution.stages[:-1]):  # at what the solution reached
+        own = model.stages[number]
+        limit = earlier.objective + own.tolerance * max(abs(earlier.objective), 1.0)
+        model = model.with_row(f"stage_{number}", own.c, limit)
+    last = len(solution.stages) - 1
+    limit_s = np.inf if time_limit is None else time_limit
+    other = solve_model(model, last, solver=solver, gap=max(gap, 1e-9), time_limit_s=limit_s)
     room = max(gap, 1e-9) * max(abs(solution.objective), abs(stage.claimed_bound))
-    complete = len(other.stages) == len(solution.stages)
-    if other.status == Status.INFEASIBLE:
+    if other.termination == Termination.INFEASIBLE:
         return "wrong"  # there is a plan
-    if complete and other.objective is not None and other.objective < stage.claimed_bound - room:
+    if other.x is not None and model.stages[last].c @ other.x < stage.claimed_bound - room:
         return "wrong"  # a plan below the bound
-    if complete and other.bound is not None and other.bound >= stage.claimed_bound - room:
+    if other.tree_bound >= stage.claimed_bound - room:
         return f"claimed (tree), also by {solver}"
     return stage.kind
 

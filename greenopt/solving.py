@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from greenopt import explaining
+from greenopt import arguments, explaining
 from greenopt._version import __version__
 from greenopt.checking import stage_differences
 from greenopt.errors import ModelError
@@ -154,7 +154,7 @@ class Settings:
     Raises
     ------
     ModelError
-        For a negative gap.
+        For a gap, a seed or a number of threads that makes no sense.
     """
 
     solver: str = "highs"
@@ -166,8 +166,9 @@ class Settings:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.gap < 0:
-            raise ModelError("gap must be at least 0")
+        arguments.relative_gap(self.gap)
+        arguments.seed(self.seed)
+        arguments.threads(self.threads)
 
 
 class HandOver:
@@ -204,7 +205,7 @@ class Run:
     Raises
     ------
     ModelError
-        For a time limit that is not above 0 s.
+        For a time limit that is not above 0 s, or what is no start.
     """
 
     instance: Any
@@ -217,8 +218,11 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.time_limit is not None and self.time_limit <= 0:
-            raise ModelError("time_limit must be above 0 s")
+        limit = arguments.time_limit_s(self.time_limit)
+        self.time_limit = limit if np.isfinite(limit) else None
+        if not isinstance(self.start, Solution | Mapping | None):
+            given = type(self.start).__name__
+            raise ModelError(f"start is a {given}; expected a Solution, or arrays of one by name")
 
     def formulate(self) -> Any:
         """The model of the instance, with the way back."""
@@ -330,19 +334,12 @@ class Run:
         if self.start is None:
             return None
         given = self.start.decision if isinstance(self.start, Solution) else self.start
-        reason = "" if given else "it has no plan"
-        if any(not self._fits(array) for array in given.values()):
-            reason = "it is a plan of an instance with other labels"
+        reason = formulation.misfit(given) if given else "it has no plan"
         if reason:
             self.report["start"] = asdict(StartReport(False, None, reason))
             return None
         x: FloatArray = formulation.encode(given)
         return x
-
-    def _fits(self, array: LabelledArray) -> bool:
-        """Whether an array of a plan is over the instance's own labels."""
-        sets = self.instance.sets
-        return all(sets.get(axis) == members for axis, members in array.labels.items())
 
     def _solve(
         self, model: Model, stage: int, relax: bool = False, start: FloatArray | None = None

@@ -113,7 +113,7 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
         else:
             shown = repr(line["input"])
             shown = shown if len(shown) <= 60 else shown[:57] + "..."
-            message = line["msg"][0].lower() + line["msg"][1:]
+            message = line["msg"][0].lower() + line["msg"][1:].replace("tuple", "list")
             yield Problem(path, f"is {shown}; {message.replace('input should be', 'expected')}")
 
 

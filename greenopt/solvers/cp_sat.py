@@ -12,6 +12,7 @@ import numpy as np
 from greenopt.errors import SolverError
 from greenopt.labelled import FloatArray
 from greenopt.solvers.claims import obvious
+from greenopt.solvers.interrupting import beside
 from greenopt.solvers.or_tools import load_helper, version
 from greenopt.solvers.scaling import Scaled
 from greenopt.solvers.task import PRIMAL_TOLERANCE, Answer, Line, Task, Termination
@@ -165,6 +166,7 @@ def _search(helper: Any, model: Any, objective: Whole, task: Task, line: Line) -
     parameters.num_workers = task.threads
     parameters.random_seed = task.seed
     parameters.relative_gap_limit = task.gap
+    parameters.catch_sigint_signal = False
     if np.isfinite(task.time_limit_s):
         parameters.max_time_in_seconds = task.time_limit_s
     solver = helper.SolveWrapper()
@@ -177,7 +179,7 @@ def _search(helper: Any, model: Any, objective: Whole, task: Task, line: Line) -
     solver.add_solution_callback(told)
     line.stop = solver.stop_search
     started = time.perf_counter()
-    response = solver.solve(model)
+    response = beside(lambda: solver.solve(model), line.stop)
     runtime_s = time.perf_counter() - started
     kinds = helper.CpSolverStatus
     termination = {

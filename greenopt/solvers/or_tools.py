@@ -14,6 +14,7 @@ import numpy as np
 
 from greenopt.errors import SolverError
 from greenopt.solvers.claims import obvious, told_apart
+from greenopt.solvers.interrupting import beside
 from greenopt.solvers.task import PRIMAL_TOLERANCE, Answer, Line, Task, Termination
 
 MINIMUM_VERSION = (9, 15)
@@ -62,14 +63,14 @@ def _run(task: Task, line: Line) -> Answer:
     solver.set_solver_specific_parameters(_PARAMETERS[task.algorithm](task))
     if np.isfinite(task.time_limit_s):
         solver.set_time_limit_in_seconds(task.time_limit_s)
-    line.stop = solver.interrupt_solve
+    line.stop = solver.interrupt_solve  # which SCIP does not heed
     started = time.perf_counter()
     if task.verbose and line.owns_output:
         solver.enable_output(True)
         with _caught_output(line):
             solver.solve(model)
     else:
-        solver.solve(model)
+        beside(lambda: solver.solve(model), None if task.algorithm == "scip" else line.stop)
     return _answer(helper, solver, task, time.perf_counter() - started)
 
 
@@ -152,7 +153,7 @@ def _pdlp(task: Task) -> str:
 
 def _scip(task: Task) -> str:
     return (
-        f"limits/gap = {task.gap!r}\nnumerics/feastol = {PRIMAL_TOLERANCE!r}\n"
+        f"misc/catchctrlc = FALSE\nlimits/gap = {task.gap!r}\nnumerics/feastol = {PRIMAL_TOLERANCE!r}\n"
         f"randomization/randomseedshift = {task.seed}\nparallel/maxnthreads = {task.threads}\n"
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 from greenopt.errors import SolverError
 from greenopt.labelled import FloatArray
 from greenopt.solvers.claims import obvious, told_apart
+from greenopt.solvers.interrupting import beside
 from greenopt.solvers.task import PRIMAL_TOLERANCE, Answer, Line, Task, Termination
 
 INFINITE = 1e20
@@ -69,7 +70,7 @@ def _run(task: Task, line: Line) -> Answer:
         if task.verbose:
             model.setLogfile(str(written))
         started = time.perf_counter()
-        model.optimizeNogil()
+        beside(model.optimizeNogil, line.stop)
         runtime_s = time.perf_counter() - started
         model.setLogfile(None)
         for text in written.read_text().splitlines() if written.exists() else []:

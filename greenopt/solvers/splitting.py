@@ -23,14 +23,21 @@ from greenopt.solvers.task import Answer, Line, Task, Termination
 LEAST_COLUMNS = 100
 """Smaller parts are put together: each run of a solver costs a few milliseconds."""
 
-_HOPELESS = (Termination.ERROR, Termination.INFEASIBLE, Termination.UNBOUNDED)
-"""Ends of a part that decide the whole."""
+ROUNDING = 1e-9
+"""Differences below this, relative or on the scaled objective, are rounding."""
 
-SHARES = (0.5, 1.0)
+LEAST_SHARE_S = 0.2
+"""With less time a part, none might find a point; the model is then solved whole."""
+
+SHARES = (0.5, 0.7, 1.0)
 """Share of the time left that the parts still open get together, pass by pass."""
+
+_HOPELESS = (Termination.ERROR, Termination.INFEASIBLE)
+"""Ends of a part that decide the whole."""
 
 _WORST_FIRST = (
     *_HOPELESS,
+    Termination.UNBOUNDED,
     Termination.INTERRUPTED,
     Termination.LIMIT,
     Termination.OPTIMAL,
@@ -58,12 +65,12 @@ def independent_parts(scaled: Scaled) -> list[tuple[IntArray, IntArray]]:
 def execute_in_parts(info: SolverInfo, task: Task, remote: bool, line: Line) -> Answer:
     """Run a solver on every independent part of a mixed-integer model, or on the whole."""
     parts = independent_parts(task.scaled) if splits(task.scaled) else []
-    if len(parts) < 2:
+    if len(parts) < 2 or task.time_limit_s < LEAST_SHARE_S * len(parts):
         return execute(info, task, remote, line)
-    return _Search(info, task, remote, line, parts).answer()
+    return _InParts(info, task, remote, line, parts).answer()
 
 
-class _Search:
+class _InParts:
     """One solve, part by part."""
 
     def __init__(
@@ -82,19 +89,42 @@ class _Search:
     def answer(self) -> Answer:
         """Run every part; what one leaves of its share of the time goes to those that need more."""
         for share in SHARES:
-            waiting = [n for n, own in enumerate(self._answers) if not _ended(own)]
+            gap = self._gap_of_parts()
+            waiting = [n for n in range(len(self._parts)) if not self._closed(n, gap)]
             for position, n in enumerate(waiting):
-                self._run(n, share * self._left() / (len(waiting) - position))
+                self._run(n, gap, share * self._left() / (len(waiting) - position))
                 if self._answers[n].termination in _HOPELESS:
                     return self._together(self._answers[n : n + 1])
-            if np.isinf(self._until):
-                break
         return self._together(self._answers)
+
+    def _gap_of_parts(self) -> float:
+        """Relative gap of the parts that gives the whole the gap asked for.
+
+        Parts of different sign cancel in the objective, but their gaps add up.
+        """
+        values = [self._value(n) for n in range(len(self._parts))]
+        size = float(np.abs(values).sum())
+        if np.isnan(size) or size == 0:
+            return self._task.gap
+        return self._task.gap * abs(sum(values)) / size
+
+    def _value(self, n: int) -> float:
+        """Objective of the best point of a part, not a number without one."""
+        x = self._answers[n].x
+        return np.nan if x is None else float(self._task.scaled.c[self._parts[n][0]] @ x)
+
+    def _closed(self, n: int, gap: float) -> bool:
+        """Whether a part has been searched to a relative gap, or as far as it goes."""
+        own, value = self._answers[n], self._value(n)
+        if own.termination == Termination.UNBOUNDED:
+            return True
+        room = max(gap, ROUNDING) * abs(value) + ROUNDING
+        return own.termination == Termination.OPTIMAL and value - own.bound <= room
 
     def _left(self) -> float:
         return self._until - time.perf_counter()
 
-    def _run(self, n: int, time_limit_s: float) -> None:
+    def _run(self, n: int, gap: float, time_limit_s: float) -> None:
         """Run a part once, from the best point known of it; both runs' knowledge is kept."""
         if self._left() <= 0:  # every run may overrun its limit a little: no more of them
             return
@@ -105,13 +135,14 @@ class _Search:
             self._task,
             scaled=_piece(self._task.scaled, columns, rows),
             time_limit_s=time_limit_s,
+            gap=gap,
             start=given if old.x is None else old.x,
         )
         new = execute(self._info, piece, self._remote, own)
         points = [x for x in (new.x, own.incumbent, old.x) if x is not None]
         x = min(points, key=lambda x: float(piece.scaled.c @ x), default=None)
         bound = max(old.bound, new.bound)
-        if not piece.scaled.is_integer and _ended(new) and x is not None:
+        if not piece.scaled.is_integer and new.termination == Termination.OPTIMAL and x is not None:
             bound = float(piece.scaled.c @ x)  # no search, no search's bound: its optimum is one
         self._answers[n] = replace(
             new,
@@ -129,6 +160,8 @@ class _Search:
         for (columns, _), own in zip(self._parts, answers, strict=False):
             if whole and own.x is not None:
                 x[columns] = own.x
+            elif whole and self._task.start is not None:
+                x[columns] = self._task.start[columns]
         return replace(
             worst,
             x=None if np.isnan(x).any() else x,
@@ -138,10 +171,6 @@ class _Search:
             runtime_s=sum(own.runtime_s for own in self._answers),
             counts=dict(sum((Counter(own.counts) for own in self._answers), Counter())),
         )
-
-
-def _ended(answer: Answer) -> bool:
-    return answer.termination == Termination.OPTIMAL
 
 
 def splits(scaled: Scaled) -> bool:

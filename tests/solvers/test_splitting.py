@@ -97,3 +97,48 @@ def test_parts_without_integers_have_a_bound_too() -> None:
     raw = solve_model(model, gap=0.0)
     assert raw.termination == Termination.OPTIMAL
     assert raw.tree_bound == pytest.approx(-9.0)
+
+
+def test_parts_that_cancel_still_close_the_gap_asked_for() -> None:
+    """Gains and losses that nearly cancel are searched further than each gap says."""
+    rng = np.random.default_rng(3)
+    models = []
+    for part in range(8):
+        weights = rng.integers(20, 60, 14).astype(float)
+        c = weights * rng.uniform(0.9, 1.1, 14)
+        room = 0.45 * weights.sum()
+        gain = part % 2 == 0
+        bounds = ([-INF], [room]) if gain else ([room], [INF])
+        models.append(model_of(-c if gain else c, weights[None], *bounds, 0, 1.0, True))
+    model = side_by_side(models, rng)
+    raw = solve_model(model, gap=1e-2)
+    value = float(model.stages[0].c @ raw.x)
+    assert raw.termination == Termination.OPTIMAL
+    assert value - raw.tree_bound <= 1e-2 * abs(value) + 1e-6
+
+
+@pytest.mark.parametrize("solver", ["highs", "scip", "scip-minlp"])
+@pytest.mark.parametrize("first", ["unbounded", "infeasible"])
+def test_infeasible_is_infeasible_in_any_order(solver: str, first: str) -> None:
+    """A part without a point decides, also after a part without a bound."""
+    free = model_of([-1], [[1]], [0], [INF], 0, INF, True)
+    none = model_of([1], [[2]], [1], [1], 0, 9.0, True)
+    models = [free, none] if first == "unbounded" else [none, free]
+    matrix = sparse.block_diag([m.matrix for m in models]).toarray()
+    joined = {
+        name: np.concatenate([getattr(m, name) for m in models])
+        for name in ("row_lower", "row_upper", "column_lower", "column_upper")
+    }
+    c = np.concatenate([m.stages[0].c for m in models])
+    model = model_of(
+        c, matrix, joined["row_lower"], joined["row_upper"],
+        joined["column_lower"], joined["column_upper"], True,
+    )  # fmt: skip
+    assert solve_model(model, solver=solver).termination == Termination.INFEASIBLE
+
+
+def test_too_little_time_for_parts_is_spent_on_the_whole() -> None:
+    """With less than a share a part, the model is not split."""
+    models = [random_program(i, mixed=False) for i in (2, 4, 5)]
+    raw = solve_model(side_by_side(models, np.random.default_rng(0)), time_limit_s=0.5)
+    assert "independent parts" not in raw.message

@@ -92,6 +92,22 @@ class Formulation(Statement):
         labels = {"period": self.instance.sets["period"], **dict(list(array.labels.items())[1:])}
         return LabelledArray(array.name, array.unit, labels, codes, array.values[at])
 
+    def misfit(self, decision: Mapping[str, LabelledArray]) -> str:
+        """Say why arrays are no plan of this instance, nor a part of one; nothing if they are."""
+        known = {
+            name: tuple({"block": "period", "group": "level"}.get(axis, axis) for axis in own.codes)
+            for name, own in self.model.columns.items()
+        }
+        if not set(decision) & set(known):
+            return f"none of its arrays {sorted(decision)} belongs to this plan"
+        for name in sorted(set(decision) & set(known)):
+            axes, labels = known[name], getattr(decision[name], "labels", None)
+            if labels is None or tuple(labels) != axes:
+                return f"array {name!r} is not over {list(axes)}"
+            if any(labels[axis] != self.instance.sets[axis] for axis in axes):
+                return f"array {name!r} has other labels than this instance"
+        return ""
+
     def encode(self, decision: Mapping[str, LabelledArray]) -> FloatArray:
         """Columns of a plan, the inverse of `decode`; NaN for what it does not say.
 
