@@ -11,7 +11,7 @@ from greenopt.errors import ModelError
 from greenopt.instance import Instance
 from greenopt.model import Model
 from greenopt.problems import part
-from greenopt.results import Solution, relative_gap
+from greenopt.results import Solution, closes, relative_gap
 from greenopt.solvers import Termination, solve_model
 from greenopt.solvers.registry import SOLVERS, find, independent
 
@@ -33,12 +33,15 @@ class StageCertificate:
     kind : str
         "proved"; "claimed (tree)" for a MILP search's bound above the proved one, "claimed (tree),
         also by SOLVER" where a second solver reproved it; or "wrong".
+    second_opinion : str
+        What a second solver said, if one was asked for.
     """
 
     claimed_bound: float | None
     proved_bound: float | None
     proved_gap: float | None
     kind: str
+    second_opinion: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,14 @@ class Certificate:
         Every stage's objective is proved optimal to the gap given.
     stages : tuple of StageCertificate
         Stage by stage.
+    confirmed : bool
+        Optimal to the gap by the claims of two solvers' searches, where weak duality cannot say.
     """
 
     ok: bool
     optimal: bool
     stages: tuple[StageCertificate, ...]
+    confirmed: bool = False
 
 
 def certify(
@@ -128,14 +134,19 @@ def certify(
             )
         )
         earlier.append(max(stage.objective, proved))
-    if reprove is not None and stages and stages[-1].kind == "claimed (tree)":
-        second = _second_opinion(instance, solution, stages[-1], gap, reprove, time_limit)
-        stages[-1] = replace(stages[-1], kind=second)
+    confirmed = False
+    if reprove is not None and stages:
+        if stages[-1].kind == "claimed (tree)":
+            kind, words = _second_opinion(instance, solution, stages[-1], gap, reprove, time_limit)
+            confirmed = kind.endswith(reprove) and _close(solution, stages, gap)
+        else:
+            kind, words = stages[-1].kind, f"{reprove} was not asked: the bound is no claim"
+        stages[-1] = replace(stages[-1], kind=kind, second_opinion=words)
     ok = bool(stages) and all(stage.kind != "wrong" for stage in stages)
     optimal = ok and all(
         stage.proved_gap is not None and stage.proved_gap <= max(gap, 1e-9) for stage in stages
     )
-    return Certificate(ok, optimal, tuple(stages))
+    return Certificate(ok, optimal, tuple(stages), ok and confirmed)
 
 
 def _second_opinion(
@@ -145,8 +156,8 @@ def _second_opinion(
     gap: float,
     solver: str,
     time_limit: float | None,
-) -> str:
-    """What another solver's search says of a claimed bound."""
+) -> tuple[str, str]:
+    """Kind of a claimed bound after another solver's search, and what that said."""
     assert stage.claimed_bound is not None
     assert solution.objective is not None
     model: Model = part(instance.problem, "formulation").formulate(instance).model
@@ -159,12 +170,22 @@ def _second_opinion(
     other = solve_model(model, last, solver=solver, gap=max(gap, 1e-9), time_limit_s=limit_s)
     room = max(gap, 1e-9) * max(abs(solution.objective), abs(stage.claimed_bound))
     if other.termination == Termination.INFEASIBLE:
-        return "wrong"  # there is a plan
+        return "wrong", f"{solver} says that there is no plan, though here is one"
     if other.x is not None and model.stages[last].c @ other.x < stage.claimed_bound - room:
-        return "wrong"  # a plan below the bound
+        return "wrong", f"{solver} has a plan below the bound"
+    words = f"{solver} ended with {other.message!r} at the bound {other.tree_bound:.12g}"
     if other.tree_bound >= stage.claimed_bound - room:
-        return f"claimed (tree), also by {solver}"
-    return stage.kind
+        return f"claimed (tree), also by {solver}", words
+    return stage.kind, f"{words}, which does not confirm the claim"
+
+
+def _close(solution: Solution, stages: list[StageCertificate], gap: float) -> bool:
+    """Whether the claims close the gap: the last stage's, and what is proved of earlier ones."""
+    near = all(
+        own.objective is not None and closes(own.objective, own.bound, gap)
+        for own in solution.stages
+    )
+    return near and all(stage.kind != "wrong" for stage in stages)
 
 
 def _finite(value: float) -> float | None:

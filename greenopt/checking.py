@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from greenopt.errors import Problem, SolutionError
+from greenopt.errors import ModelError, Problem, SolutionError
 from greenopt.instance import Instance
 from greenopt.problems import part
 from greenopt.results import Solution, StageResult, Status, closes
@@ -84,7 +84,10 @@ def check(instance: Instance, solution: Solution, tolerance: float = 1e-6) -> Ch
 
 
 def belongs(instance: Instance, solution: Solution) -> None:
-    """Refuse a solution of another instance."""
+    """Refuse a solution of another instance, or what is neither."""
+    if not isinstance(instance, Instance) or not isinstance(solution, Solution):
+        given = f"{type(instance).__name__} and {type(solution).__name__}"
+        raise ModelError(f"expected an instance and a solution, got {given}")
     if solution.instance_sha256 != instance.sha256:
         text = f"is of another instance ({solution.instance!r}, another digest)"
         raise SolutionError("solution", [Problem("$.instance_sha256", text)])

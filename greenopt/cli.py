@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "--time-limit", type=_positive, default=60.0, metavar="S", help="seconds, default 60"
     )
     marginals.add_argument("--seed", type=int, default=0, help="default 0")
+    marginals.add_argument("--json", action="store_true", help="one JSON object on stdout")
     marginals.set_defaults(run=_marginals)
 
     info = commands.add_parser("info", help="what an instance holds and where it came from")
@@ -180,22 +181,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _real(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
 def _non_negative(text: str) -> float:
-    value = float(text)
+    value = _real(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return value
@@ -506,56 +517,80 @@ def _certify(options: argparse.Namespace) -> int:
         reprove=options.reprove,
         time_limit=options.time_limit,
     )
-    tree = any(stage.kind.startswith("claimed (tree)") for stage in certificate.stages)
-    wide = solution.status == "optimal" and not certificate.optimal and not tree
+    verdict, status = _verdict(certificate, options.gap)
     if options.json:
         print(json.dumps(asdict(certificate), allow_nan=False))
-    elif not certificate.stages:
-        print("NOT ok: the solution has no plan and no bound to prove")
-    else:
-        for number, stage in enumerate(certificate.stages):
-            claimed, proved = (
-                _number(bound, ".12g") for bound in (stage.claimed_bound, stage.proved_bound)
-            )
-            print(
-                f"stage {number + 1}: {stage.kind}; claimed {claimed}, proved {proved}, "
-                f"gap {_number(stage.proved_gap, '.2e')}"
-            )
-        if not certificate.ok:
-            print("NOT ok: a claimed bound or objective contradicts what can be proved")
-        elif wide:
-            print(f"NOT ok: the bound is proved, but not optimality to a gap of {options.gap:g}")
-        else:
-            print("ok")
-    return SOLVED if certificate.ok and not wide else NOT_AS_ASKED
+        return status
+    for number, stage in enumerate(certificate.stages):
+        claimed, proved = (
+            _number(bound, ".12g") for bound in (stage.claimed_bound, stage.proved_bound)
+        )
+        print(
+            f"stage {number + 1}: {stage.kind}; claimed {claimed}, proved {proved}, "
+            f"gap {_number(stage.proved_gap, '.2e')}"
+        )
+        if stage.second_opinion:
+            print(f"stage {number + 1}: {stage.second_opinion}")
+    print(verdict)
+    return status
+
+
+def _verdict(certificate: Any, gap: float) -> tuple[str, int]:
+    """What a certificate amounts to, in words and as an exit status."""
+    if not certificate.stages:
+        return "NOT ok: the solution has no plan and no bound to prove", NOT_AS_ASKED
+    if not certificate.ok:
+        return "NOT ok: a claimed bound or objective contradicts what can be proved", NOT_AS_ASKED
+    if certificate.optimal:
+        return "ok", SOLVED
+    if certificate.confirmed:
+        return "ok: optimal to the gap by two solvers' searches, not by weak duality", SOLVED
+    if any(stage.kind.startswith("claimed") for stage in certificate.stages):
+        text = "not proved optimal: nothing is wrong, but a search's bound is a claim"
+        return f"{text} (--reprove SOLVER asks another)", NOT_AS_ASKED
+    text = f"NOT ok: the bound is proved, but not optimality to a gap of {gap:g}"
+    return text, NOT_AS_ASKED
 
 
 # -- marginals -----------------------------------------------------------------------------------
 
 
 def _marginals(options: argparse.Namespace) -> int:
+    from greenopt.errors import NoOptimumError
     from greenopt.io import load, load_solution
-    from greenopt.ranging import METRICS, marginals
+    from greenopt.ranging import marginals
 
     instance = load(options.instance)
     solution = load_solution(options.solution) if options.solution else None
-    found = marginals(
-        instance,
-        solution,
-        of=options.of,
-        metrics=options.metric or METRICS,
-        time_limit=options.time_limit,
-        seed=options.seed,
-    )
+    try:
+        found = marginals(
+            instance,
+            solution,
+            of=options.of,
+            metrics=options.metric,
+            time_limit=options.time_limit,
+            seed=options.seed,
+        )
+    except NoOptimumError as error:
+        _say(str(error))
+        return NOT_AS_ASKED
+    if options.out:
+        found.save(options.out)
+    if options.json:
+        print(json.dumps(found.document(), allow_nan=False))
+    else:
+        _print_marginals(found, options)
+    return SOLVED
+
+
+def _print_marginals(found: Any, options: argparse.Namespace) -> None:
     print(f"{found.instance}: objective {found.objective:.9g}")
     if found.integers_fixed:
         print("whole numbers are held at the plan's; changing them could gain more")
     for name, own in found.of.items():
         _print_marginal(name, own, (options.metric or ["objective"])[0], options.top)
     if options.out:
-        found.save(options.out)
         print(f"\nall of them in {options.out}")
-    return SOLVED
 
 
 def _print_marginal(name: str, own: Any, by: str, top: int) -> None:

@@ -49,5 +49,9 @@ class ModelError(GreenoptError, ValueError):
     """A request the formulation cannot honour, with the reason and the alternative."""
 
 
+class NoOptimumError(ModelError):
+    """A question about an optimum where there is none, or none was found in time."""
+
+
 class SolverError(GreenoptError, RuntimeError):
     """A solver that is missing, too old, or failed."""

@@ -274,22 +274,26 @@ class Requirements:
         parts = [f.codes.get(axis, np.full(f.size, -1)) for f in self.families.values()]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
-    def violated(self, x: FloatArray) -> BoolArray:
-        """Which requirements a point of the model does not meet."""
+    def missed(self, x: FloatArray) -> FloatArray:
+        """How much of each requirement a point of the model misses, relative; physics comes last.
+
+        Physics is also the side that a row keeps once its requirement is given up.
+        """
         model = self.model
         activity, terms = model.matrix @ x, abs(model.matrix) @ np.abs(x)
-        found = np.zeros(self.size + 1, dtype=bool)
-        for owner, excess, side in (
-            (self.lower, model.row_lower - activity, model.row_lower),
-            (self.upper, activity - model.row_upper, model.row_upper),
+        found, sizes = np.zeros(self.size + 1), self.row_sizes()
+        for owner, excess in (
+            (self.lower, model.row_lower - activity),
+            (self.upper, activity - model.row_upper),
+            (np.full(len(activity), -1), self.freed_lower - activity),
         ):
-            size = np.abs(np.where(np.isfinite(side), side, 0.0))
-            found[owner[excess > SIGNIFICANT * size + 1e-9 * terms]] = True
+            real = excess > 1e-9 * terms
+            np.add.at(found, owner[real], excess[real] / sizes[real])
         used = x > 1e-9 * np.where(np.isfinite(model.column_upper), model.column_upper, 1.0)
-        found[:-1] |= used.astype(float) @ (self.closing != 0) > 0
+        found[:-1] += used.astype(float) @ (self.closing != 0)
         broken = model.integer & (np.abs(x - np.round(x)) > SIGNIFICANT)
-        found[self.whole[broken]] = True
-        return found[:-1]
+        found[self.whole[broken]] += 1.0
+        return found
 
 
 # -- models with fewer requirements --------------------------------------------------------------
@@ -337,9 +341,12 @@ class _Part:
         return slice(len(self.columns), None)
 
     def change(self, session: Session, bounds: Bounds) -> None:
-        """Give a session of the part other sides."""
-        upper = self.model.column_upper.copy()
-        upper[: len(self.columns)] = bounds.column_upper[self.columns]
+        """Give a session of the part other sides; a row that is freed has no slack."""
+        upper, n = self.model.column_upper.copy(), len(self.columns)
+        upper[:n] = bounds.column_upper[self.columns]
+        freed_by = self.model.row_lower[self.short] - bounds.row_lower[self.rows[self.short]]
+        short = slice(n, n + len(self.short))
+        upper[short] = np.maximum(upper[short] - freed_by, 0.0)
         session.change(
             row_lower=bounds.row_lower[self.rows],
             row_upper=bounds.row_upper[self.rows],
@@ -402,7 +409,9 @@ def _cut(
     upper = model.column_upper[columns]
     reach = abs(sub) @ np.where(np.isfinite(upper), upper, 0.0)
     low, high = model.row_lower[rows], model.row_upper[rows]
-    room = np.concatenate([np.maximum(low[short], 0.0), reach[over] + np.abs(high[over])])
+    freed = req.freed_lower[rows[short]]
+    most = np.minimum(reach[short] + np.abs(low[short]), low[short] - freed)
+    room = np.concatenate([most, reach[over] + np.abs(high[over])])
     room = np.full(count, room.max(initial=0.0)) if shared else room
     n = len(columns) + count
     return _Part(
@@ -460,7 +469,7 @@ class _Settings:
 # -- the search ----------------------------------------------------------------------------------
 
 
-class _Search:
+class _Deletion:
     """Gives up requirements one group after the other while what is left still conflicts.
 
     Where the linear relaxation conflicts, multipliers of a model whose demands may fall short tell
@@ -476,7 +485,7 @@ class _Search:
         self.short = np.zeros(req.size)  # relative shortfall of each, while all stand
         self.proof: dict[str, Any] = {}
         self._dual: FloatArray | None = None
-        self._violated: list[BoolArray] = []  # by known points
+        self._missed: list[FloatArray] = []  # by known points
         self._part: _Part | None = None
         self._session: Session | None = None
         self._integer: BoolArray | None = None
@@ -515,7 +524,8 @@ class _Search:
         return bool(found)
 
     def _conflicts(self, standing: BoolArray) -> bool | None:
-        if any(not (violated & standing).any() for violated in self._violated):
+        stands = np.append(standing, True)  # physics
+        if any(missed[stands].sum() <= SIGNIFICANT for missed in self._missed):
             return False
         if self._proved(standing):
             return True
@@ -573,10 +583,11 @@ class _Search:
         return False
 
     def _remember(self, raw: RawResult) -> None:
-        """Keep what a point violates: any set without these requirements is feasible."""
+        """Keep what a point misses: any set without these requirements is feasible."""
         assert self._part is not None
-        x = self._part.x(raw, self.req.model.matrix.shape[1])
-        self._violated = [*self._violated[-20:], self.req.violated(x)]
+        missed = self.req.missed(self._part.x(raw, self.req.model.matrix.shape[1]))
+        if missed[-1] <= SIGNIFICANT:
+            self._missed = [*self._missed[-20:], missed]
 
     # -- models --
 
@@ -719,6 +730,12 @@ def _gap(model: Model, raw: RawResult) -> float:
     return (value - dual_bound(model, c, raw.row_dual)) / max(abs(value), 1e-300)
 
 
+def _tidy(amount: float) -> float:
+    """A whole number where only rounding keeps an amount from one."""
+    nearest = float(round(amount))
+    return nearest if abs(amount - nearest) <= 1e-9 * abs(amount) else amount
+
+
 class _Relaxer:
     """The whole instance, with slack where a requirement may give way."""
 
@@ -784,7 +801,7 @@ class _Relaxer:
         for at in np.flatnonzero(slack > SIGNIFICANT * sizes[rows]):
             leaf = int(owner[at])
             found[leaf] = found.get(leaf, 0.0) + float(slack[at])
-        return found
+        return {leaf: _tidy(amount) for leaf, amount in found.items()}
 
     def feasible(self, bounds: Bounds) -> bool | None:
         """Whether a plan exists between these bounds."""
@@ -810,7 +827,7 @@ class _Relaxer:
             part, model, raw = self.least_missing(wide, self.req.bounds(self.all), shared=shared)
             if raw.x is None or not part.model.matrix.shape[1] > len(part.columns):
                 return None
-            amount = float(raw.x[part.slack].sum())
+            amount = _tidy(float(raw.x[part.slack].sum()))
             return self.req.relaxation(wide, amount, self._smallest(model, raw))
         without = self.all.copy()
         without[member] = False
@@ -917,13 +934,14 @@ def explain(
 
 
 def _explained(req: Requirements, settings: _Settings, clock: Clock) -> Explanation:
-    search = _Search(req, settings, clock.share(0.4))
+    search, own = _Deletion(req, settings, clock), clock.share(0.4)
     try:
         infeasible = search.begin()
         if infeasible is False:
             return Explanation(False, sentences=("a plan exists: nothing conflicts",))
         if infeasible is None:
             return Explanation(None, sentences=("time ran out before anything was found out",))
+        search.clock = max(own, clock.share(0.2), key=lambda one: one.end)
         members = search.run()
     finally:
         search.close()
@@ -977,7 +995,7 @@ def _varied(req: Requirements, members: Iterable[Member]) -> list[Member]:
 
 
 def _sentences(
-    search: _Search,
+    search: _Deletion,
     members: list[Member],
     alone: list[Relaxation],
     least: list[Relaxation],

@@ -90,7 +90,8 @@ class Quantity:
             f"above {self.above:g}" if self.above is not None else "",
         ]
         limit = " and ".join(filter(None, limits))
-        return f"expected a finite number{' ' + limit if limit else ''}, {self.unit}"
+        unit = "" if self.unit == "1" else f", {self.unit}"
+        return f"expected a finite number{' ' + limit if limit else ''}{unit}"
 
     def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(

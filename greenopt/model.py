@@ -95,15 +95,15 @@ class Directions:
         Position of each direction.
     rows : scipy.sparse.csc_array, shape (n_rows, n)
         Change of each row's bounds.
-    requests : ndarray, shape (n,)
-        Change of the total demand.
+    count : ndarray, shape (n,)
+        Change of what means are divided by.
     """
 
     unit: str
     labels: Mapping[str, tuple[str, ...]]
     codes: IntArray
     rows: Any
-    requests: FloatArray
+    count: FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Marginals: what one more request or GPU does to every metric, along the optimal basis.
+"""Marginals: what one unit more on a right-hand side does to every metric, along the optimal basis.
 
 A basis says which columns and rows of a linear program sit at a bound. While it stays optimal, the
 others follow linearly from the right-hand sides, and so does every metric: one linear system with
@@ -17,14 +17,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph, linalg
 
 from greenopt.checking import belongs
-from greenopt.errors import ModelError, Problem, SolutionError, SolverError
+from greenopt.errors import ModelError, NoOptimumError, Problem, SolutionError, SolverError
 from greenopt.files import write_bytes_atomically, write_json
 from greenopt.instance import Instance
 from greenopt.labelled import BoolArray, FloatArray, load_pandas
@@ -32,12 +32,6 @@ from greenopt.model import Directions, Model
 from greenopt.problems import part
 from greenopt.results import SCHEMA_VERSION, Solution
 from greenopt.solvers import Basis, Session, Termination
-
-METRICS = ("carbon_kg", "cost_usd", "water_l", "ttft_request_s", "ttft_mean_s")
-"""Metrics whose marginals are given by default."""
-
-SUMS = {"ttft_mean_s": "ttft_request_s"}
-"""Means over the requests served, and what they are the mean of."""
 
 AT_BOUND = 1e-9
 """A basic column or row this near its bound, relative to the bound's size, is at it; a reduced cost
@@ -65,6 +59,48 @@ CHUNK = 64
 """Dense right-hand sides solved for at once."""
 
 
+class Growing(Protocol):
+    """A model whose right-hand sides may grow: what a problem's `marginals.formulate` returns.
+
+    Attributes
+    ----------
+    instance, model : Instance, Model
+        Of what, and the model that `solve` has.
+    metrics : tuple of str
+        Those whose marginals are given by default.
+    sums : dict of str to str
+        Metrics that are means, and what each is a mean of.
+    count : str
+        The metric that means are divided by.
+    """
+
+    instance: Any
+    model: Model
+    metrics: tuple[str, ...]
+    sums: Mapping[str, str]
+    count: str
+
+    def metric_vector(self, name: str) -> FloatArray:
+        """Coefficients of a metric over the model's columns; KeyError if it is not linear."""
+        ...
+
+    def mean_in(self, stage: int) -> FloatArray:
+        """The part of a stage's objective that is a mean, whose denominator directions change."""
+        ...
+
+    def directions(self) -> dict[str, Directions]:
+        """What may grow, by name."""
+        ...
+
+    def for_marginals(self, x: FloatArray | None = None) -> Model:
+        """The linear program whose right-hand sides may grow, whole numbers held at a plan's."""
+        ...
+
+    def encode(self, decision: Any) -> FloatArray:
+        """Columns of a plan; NaN for what it does not say."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Marginal:
     """Rates of change per unit of each direction, one-sided, for an increase.
@@ -81,8 +117,8 @@ class Marginal:
         nothing to average.
     valid_up_to : ndarray
         Increase, in units, up to which the rates hold: infinite where nothing ever changes, zero
-        where no plan exists with any more, NaN where nothing is known. What is divided by the
-        number of requests (a mean) bends within the range all the same.
+        where no plan exists with any more, NaN where nothing is known. A mean whose denominator
+        grows bends within the range all the same.
     degenerate : ndarray of bool
         Whether the first basis found says nothing about an increase, because the plan sits on more
         bounds than it needs; the rates are then those of another basis of the same plan.
@@ -171,8 +207,8 @@ class Marginals:
         Whether whole numbers were held at the plan's. Rates and objective are then those of the
         best plan with these numbers: starting or stopping an instance could gain more.
     of : dict of str to Marginal
-        "demand" over period, origin, class; "gpus" over period, site, gpu_type; "gpus_always" over
-        site, gpu_type: one more GPU in every period.
+        By direction. Of placement, "demand" over period, origin, class; "gpus" over period, site,
+        gpu_type; "gpus_always" over site, gpu_type: one more GPU in every period.
     """
 
     instance: str
@@ -191,20 +227,21 @@ class Marginals:
         if str(path).endswith(".csv"):
             write_bytes_atomically(path, self._table().encode())
             return
+        write_json(path, self.document())
+
+    def document(self) -> dict[str, Any]:
+        """JSON form."""
         sets = {axis: list(m) for own in self.of.values() for axis, m in own.labels.items()}
-        write_json(
-            path,
-            {
-                "kind": "marginals",
-                "schema_version": SCHEMA_VERSION,
-                "instance": self.instance,
-                "instance_sha256": self.instance_sha256,
-                "objective": self.objective,
-                "integers_fixed": self.integers_fixed,
-                "sets": sets,
-                "of": {name: own.document() for name, own in self.of.items()},
-            },
-        )
+        return {
+            "kind": "marginals",
+            "schema_version": SCHEMA_VERSION,
+            "instance": self.instance,
+            "instance_sha256": self.instance_sha256,
+            "objective": self.objective,
+            "integers_fixed": self.integers_fixed,
+            "sets": sets,
+            "of": {name: own.document() for name, own in self.of.items()},
+        }
 
     def _table(self) -> str:
         """Comma-separated values: a row a direction, nothing in the axes that it has not."""
@@ -226,11 +263,11 @@ def marginals(
     solution: Solution | None = None,
     *,
     of: str | Sequence[str] | None = None,
-    metrics: str | Sequence[str] = METRICS,
+    metrics: str | Sequence[str] | None = None,
     time_limit: float = 60.0,
     seed: int = 0,
 ) -> Marginals:
-    """Change of every metric per additional request and GPU at the optimum.
+    """Change of every metric per unit more of every direction at the optimum.
 
     Parameters
     ----------
@@ -240,9 +277,9 @@ def marginals(
         A plan whose whole numbers are held fixed; an instance with whole numbers is solved first
         without one. Continuous instances are solved anew, since a plan alone has no basis.
     of : str or sequence of str, optional
-        Some of "demand", "gpus", "gpus_always"; all by default.
-    metrics : str or sequence of str
-        Additive metrics, custom metrics and "ttft_mean_s".
+        Directions, of placement some of "demand", "gpus", "gpus_always"; all by default.
+    metrics : str or sequence of str, optional
+        Additive metrics, custom metrics and means; by default those that most ask for.
     time_limit : float
         Time for everything, s. Whole numbers found in half of it are held, also if not proved
         best; degenerate vertices not resolved by then have NaN rates.
@@ -251,8 +288,10 @@ def marginals(
 
     Raises
     ------
+    NoOptimumError
+        If no plan exists or was found in time.
     ModelError
-        If no plan exists or was found in time, for an unknown name or what is no instance.
+        For an unknown name or what is no instance.
     SolutionError
         If the solution belongs to another instance, or lacks some of the whole numbers.
     """
@@ -264,12 +303,12 @@ def marginals(
     if not time_limit > 0:
         raise ModelError(f"time_limit must be above 0, not {time_limit}")
     until = time.perf_counter() + time_limit
-    formulation = part(instance.problem, "formulation").formulate(instance, everywhere=True)
-    directions: dict[str, Directions] = formulation.directions()
+    formulation: Growing = part(instance.problem, "marginals").formulate(instance)
+    directions = formulation.directions()
     wanted = list(directions) if of is None else _names(of)
     if unknown := [name for name in wanted if name not in directions]:
         raise ModelError(f"no marginals of {unknown}; known are {list(directions)}")
-    vectors = _vectors(formulation, _names(metrics))
+    vectors = _vectors(formulation, _names(formulation.metrics if metrics is None else metrics))
     held = formulation.model.is_integer
     whole = _plan(formulation, solution, until, seed) if held else None
     with _Optimum(formulation, whole, seed, until) as optimum:
@@ -281,18 +320,18 @@ def _names(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 
-def _vectors(formulation: Any, metrics: Sequence[str]) -> dict[str, FloatArray]:
+def _vectors(formulation: Growing, metrics: Sequence[str]) -> dict[str, FloatArray]:
     """Coefficients of metrics; of a mean, those of its sum."""
     vectors = {}
     for name in metrics:
         try:
-            vectors[name] = formulation.metric_vector(SUMS.get(name, name))
+            vectors[name] = formulation.metric_vector(formulation.sums.get(name, name))
         except KeyError:
             raise ModelError(f"{name!r} is not an additive metric of this instance") from None
     return vectors
 
 
-def _plan(formulation: Any, solution: Solution | None, until: float, seed: int) -> FloatArray:
+def _plan(formulation: Growing, solution: Solution | None, until: float, seed: int) -> FloatArray:
     """Columns of the plan whose whole numbers are held."""
     from greenopt.solving import solve
 
@@ -301,8 +340,9 @@ def _plan(formulation: Any, solution: Solution | None, until: float, seed: int) 
         left = max(_left(until), 1e-3)
         solution = solve(instance, bound=False, time_limit=left / 2, seed=seed)
     if not solution.decision:
-        raise ModelError(f"{instance.name}: status {solution.status}, there is no plan to start at")
-    x: FloatArray = formulation.encode(solution.decision)
+        text = f"{instance.name}: status {solution.status}, there is no plan to start at"
+        raise NoOptimumError(text)
+    x = formulation.encode(solution.decision)
     if np.isnan(x[formulation.model.integer]).any():
         problem = Problem("$.decision", "does not say every whole number of the plan")
         raise SolutionError("solution", [problem])
@@ -312,21 +352,22 @@ def _plan(formulation: Any, solution: Solution | None, until: float, seed: int) 
 class _Optimum:
     """The optimal vertex of every stage, in order.
 
-    Columns are measured in units of their bounds in the instance (requests in thousands, instances
-    in tens), which the model for marginals no longer has: solvers' tolerances are absolute.
+    Columns are measured in units of their bounds in the instance, which the model for marginals no
+    longer has: solvers' tolerances are absolute.
     """
 
-    def __init__(self, formulation: Any, whole: FloatArray | None, seed: int, until: float) -> None:
-        self._instance, self._until = formulation.instance, until
+    def __init__(
+        self, formulation: Growing, whole: FloatArray | None, seed: int, until: float
+    ) -> None:
+        self._means, self._until = formulation.sums.keys(), until
         self._unit = _unit_of(formulation.model.column_upper)
-        self._served = self._unit * formulation.metric_vector("requests")
-        seconds = self._unit * formulation.metric_vector("ttft_request_s")
+        self._count = self._unit * formulation.metric_vector(formulation.count)
         model = _measured_in(formulation.for_marginals(whole), self._unit)
         self._stages: list[_Stage] = []
         try:
             for number, objective in enumerate(model.stages):
-                mean = self._mean_weight(number) * seconds
-                stage = _Stage(model, number, mean, self._served, seed, until)
+                mean = self._unit * formulation.mean_in(number)
+                stage = _Stage(model, number, mean, self._count, seed, until)
                 self._stages.append(stage)
                 keep = objective.tolerance * max(abs(stage.value), 1.0)
                 model = model.with_row(f"stage_{number}", objective.c, stage.value + keep)
@@ -364,7 +405,7 @@ class _Optimum:
         for stage in self._stages:
             rows = self._with_stage_rows(directions, stage, kept)
             own = self._vectors_at(stage.vertex.x, vectors) if stage is self._stages[-1] else {}
-            found = stage.follow(rows, own, directions.requests, self._until).after(found)
+            found = stage.follow(rows, own, directions.count, self._until).after(found)
             rate = np.nan_to_num(found.rates["objective"], posinf=0.0)
             kept.append(stage.growth * rate)
             if stage is not self._stages[-1]:
@@ -385,23 +426,17 @@ class _Optimum:
             tuple(name for name in found.rates if name in found.tied),
         )
 
-    def _mean_weight(self, number: int) -> float:
-        """Weight of a second of a request in a stage, from the mean TTFT in it."""
-        terms = self._instance.objective[number].terms
-        weight = sum(t.weight / t.scale for t in terms if t.metric == "ttft_mean_s")
-        return float(weight / self._instance.demand_requests.sum()) if weight else 0.0
-
     def _with_stage_rows(
         self, directions: Directions, stage: _Stage, kept: Sequence[FloatArray]
     ) -> Any:
         """The directions over a stage's rows, those that keep the earlier stages included.
 
-        What keeps an earlier stage moves with that stage's optimum. A mean in it has the demand in
+        What keeps an earlier stage moves with that stage's optimum. A mean in it has what grows in
         its denominator, so its row gets easier, to first order by what the mean is here.
         """
         rows = [directions.rows]
         for earlier, rate in zip(self._stages, kept, strict=False):
-            easier = earlier.dilution(stage.vertex.x) * directions.requests
+            easier = earlier.dilution(stage.vertex.x) * directions.count
             rows.append(sparse.csr_array((rate + easier)[None]))
         return sparse.csc_array(sparse.vstack(rows))
 
@@ -410,10 +445,10 @@ class _Optimum:
     ) -> dict[str, FloatArray]:
         """Coefficients of metrics; of a mean, its derivative at a plan."""
         own = {name: vector * self._unit for name, vector in vectors.items()}
-        for name in own.keys() & SUMS.keys():
-            count = float(self._served @ x)
+        for name in own.keys() & self._means:
+            count = float(self._count @ x)
             mean = float(own[name] @ x) / count if count > 0 else np.nan
-            own[name] = (own[name] - mean * self._served) / (count if count > 0 else np.nan)
+            own[name] = (own[name] - mean * self._count) / (count if count > 0 else np.nan)
         return own
 
 
@@ -462,9 +497,8 @@ class _Stage:
         With the rows that keep earlier stages.
     number : int
         Of the stage.
-    mean, served : ndarray
-        Coefficients of the weighted mean TTFT in the objective (zero without one), and of the
-        requests in its denominator.
+    mean, count : ndarray
+        Coefficients of the mean in the objective (zero without one), and of its denominator.
     seed : int
         Given to the solver.
     until : float
@@ -476,12 +510,12 @@ class _Stage:
         model: Model,
         number: int,
         mean: FloatArray,
-        served: FloatArray,
+        count: FloatArray,
         seed: int,
         until: float,
     ) -> None:
         objective = model.stages[number]
-        self._c, self._mean, self._served = objective.c, mean, served
+        self._c, self._mean, self._count = objective.c, mean, count
         for attempt in ATTEMPTS:
             self.session = Session(model, number, solver="highs-simplex", seed=seed, **attempt)
             try:
@@ -507,20 +541,20 @@ class _Stage:
 
     def _solve(self, model: Model, until: float) -> _Vertex:
         if _left(until) <= 0:
-            raise ModelError("no time left")
+            raise NoOptimumError("no time left")
         raw = self.session.solve(_left(until))
         if raw.termination != Termination.OPTIMAL:
-            raise ModelError(f"there is no optimum to start at ({raw.message})")
+            raise NoOptimumError(f"there is no optimum to start at ({raw.message})")
         return _Vertex(model, self._c, _basis(self.session))
 
     def dilution(self, x: FloatArray) -> float:
-        """Fall of the weighted mean at a plan, per request more in its denominator."""
+        """Fall of the mean in the objective at a plan, per unit more in its denominator."""
         if not self._mean.any():
             return 0.0
-        return float(self._mean @ x) / float(self._served @ x)
+        return float(self._mean @ x) / float(self._count @ x)
 
     def follow(
-        self, rows: Any, vectors: Mapping[str, FloatArray], requests: FloatArray, until: float
+        self, rows: Any, vectors: Mapping[str, FloatArray], count: FloatArray, until: float
     ) -> _Found:
         """Rates and ranges of directions over the model's rows.
 
@@ -530,21 +564,21 @@ class _Stage:
             Change of the right-hand sides, a column a direction.
         vectors : dict of str to ndarray
             Metrics besides the objective.
-        requests : ndarray
-            Change of the demand.
+        count : ndarray
+            Change of what means are divided by.
         until : float
             When to give up.
         """
-        diluted = self._c - self.dilution(self.vertex.x) * self._served
+        diluted = self._c - self.dilution(self.vertex.x) * self._count
         vectors = {"objective": diluted, **vectors}
-        found = self._along(self.vertex, rows, vectors, requests)
+        found = self._along(self.vertex, rows, vectors, count)
         found.degenerate = found.reach <= 0
         todo = np.flatnonzero(found.degenerate)
         while todo.size:
             end = self._basis_for(rows[:, todo[:1]].toarray().ravel(), until)
             if isinstance(end, Basis):
                 other = _Vertex(self.vertex.model, self._c, end, self.vertex.x)
-                more = self._along(other, rows[:, todo], vectors, requests[todo])
+                more = self._along(other, rows[:, todo], vectors, count[todo])
                 goes = more.reach > 0  # often the same basis serves several
                 if goes[0]:
                     found.take(more, todo, goes)
@@ -555,26 +589,26 @@ class _Stage:
         return found
 
     def _along(
-        self, vertex: _Vertex, rows: Any, vectors: Mapping[str, FloatArray], requests: FloatArray
+        self, vertex: _Vertex, rows: Any, vectors: Mapping[str, FloatArray], count: FloatArray
     ) -> _Found:
         """What one basis says."""
         rates = {name: vertex.price(vector) @ rows for name, vector in vectors.items()}
-        reach = np.minimum(vertex.reach(rows), self._cost_reach(vertex, requests))
+        reach = np.minimum(vertex.reach(rows), self._cost_reach(vertex, count))
         # A change of the plan at no cost changes the objective all the same where it changes a
-        # mean, once the demand in the mean's denominator grows.
+        # mean, once the mean's denominator grows.
         tied = vertex.tied({**vectors, "objective": self._mean})
         return _Found(rates, reach, np.zeros(len(reach), dtype=bool), tied)
 
-    def _cost_reach(self, vertex: _Vertex, requests: FloatArray) -> FloatArray:
-        """How far total demand may grow until a mean's weight per request changes the basis."""
-        far = np.full(len(requests), np.inf)
-        if not self._mean.any() or not requests.any():
+    def _cost_reach(self, vertex: _Vertex, count: FloatArray) -> FloatArray:
+        """How far a mean's denominator may grow until its smaller weight changes the basis."""
+        far = np.full(len(count), np.inf)
+        if not self._mean.any() or not count.any():
             return far
         share = vertex.cost_reach(self._mean)
         if share >= 1:
             return far
-        demand = float(self._served @ vertex.x)
-        return np.where(requests > 0, demand * share / (1 - share), np.inf)
+        now = float(self._count @ vertex.x)
+        return np.where(count > 0, now * share / (1 - share), np.inf)
 
     def _basis_for(self, row: FloatArray, until: float) -> Basis | Termination | None:
         """An optimal basis of the vertex that a direction can follow; how it ended without one.

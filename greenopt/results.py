@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from greenopt.errors import Problem, SolutionError
+from greenopt.errors import ModelError, Problem, SolutionError
 from greenopt.files import read_json, write_json
 from greenopt.labelled import LabelledArray, load_pandas
 from greenopt.validation import (
@@ -246,7 +246,10 @@ class Solution:
         run = self.decision.get("running") or self.array("instances")
         kept = ("period", "site", "model", "mode")
         mean = run.total_over(*kept)
-        shift = {"up": 1 - 1e-6, "nearest": 0.5, "down": 1e-6}[rounding]
+        shifts = {"up": 1 - 1e-6, "nearest": 0.5, "down": 1e-6}
+        if rounding not in shifts:
+            raise ModelError(f"rounding is {rounding!r}; expected one of {list(shifts)}")
+        shift = shifts[rounding]
         whole = np.floor(mean + shift)
         labels = {axis: run.labels[axis] for axis in kept}
         return LabelledArray.from_dense("replicas", "instances", labels, whole)

@@ -483,7 +483,9 @@ class Run:
     def _explain(self) -> None:
         """Find the requirements that conflict; if there are none, that contradicts the solver."""
         if not self.settings.explain:
-            self.report["explanation"] = ["not asked for; the solver says that there is no plan"]
+            self.report["explanation"] = [
+                "the solver says that there is no plan; an explanation was not asked for"
+            ]
             return
         limit = EXPLANATION_LIMIT_S
         if self.time_limit is not None:

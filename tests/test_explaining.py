@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 import greenopt as go
 from greenopt.cli import main
-from greenopt.explaining import Clock, Explanation, _Search, _Settings
+from greenopt.explaining import Clock, Explanation, _Deletion, _Settings, _tidy
 from greenopt.io import to_model
 from greenopt.problems.placement.requirements import KINDS, requirements
 
@@ -380,6 +381,72 @@ def test_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None
     assert "a plan exists" in capsys.readouterr().out
 
 
+def test_gpus_of_quiet_periods_are_told() -> None:
+    """Blocks, up-times and starts need GPUs in a period in which little is asked for."""
+    up: dict[str, Any] = {"profile": {"min_up_s": 2 * HOUR}, "initial_instances": uniform(0.0)}
+    waits: dict[str, Any] = {
+        "profile": {"startup": {"time_s": 60.0, "energy_kwh": 0.0}},
+        "initial_instances": uniform(0.0),
+        "budgets": [{"name": "no", "metric": "ttft_startup_request_s", "limit": uniform(1.0)}],
+    }
+    cases: list[tuple[dict[str, Any], int]] = [({"hold_periods": [2]}, 1), (up, 1), (waits, 0)]
+    for (changes, quiet), counts in product(cases, ("integer", "continuous")):
+        demand, gpus = [100 * HOUR, 100 * HOUR], [200.0, 200.0]
+        demand[quiet], gpus[quiet] = 0.0, 1.0
+        document = {**small(demand, 0.0, **changes), "instance_counts": counts}
+        instance = changed(document, {"gpus": {"axes": ["period"], "values": gpus}})
+        found = go.explain(instance)
+        where = {m.kind: m.where.get("period") for m in found.conflict}
+        assert found.irreducible
+        assert where["gpus"] == START[quiet]
+        assert where["demand"] == START[1 - quiet]
+        enough = instance.replace(gpus=np.maximum(instance.gpus, 100.0))
+        assert go.solve(enough).status == go.Status.OPTIMAL
+
+
+def test_gpus_that_budgets_ask_for_are_told() -> None:
+    """At a price below 0 a budget can ask for more instances than demand does."""
+    earn = [{"name": "earn", "metric": "cost_usd", "limit": uniform(-1.0)}]
+    document = small([HOUR], 2.0, budgets=earn, price_usd_per_mwh=uniform(-50.0))
+    found = go.explain(changed(document, {}))
+    assert {member.kind for member in found.conflict} == {"budget", "gpus"}
+    assert go.solve(changed(document, {"gpus": uniform(20.0)})).status == go.Status.OPTIMAL
+
+
+def test_points_that_break_what_always_holds_prove_nothing() -> None:
+    """More held back than there was breaks no requirement that could be given up for it."""
+    document = small([HOUR, 0.0, HOUR], 1.0, request={"deferral_limit_s": 2 * HOUR})
+    req = requirements(changed(document, {}))
+    x = np.zeros(req.model.matrix.shape[1])
+    assert req.missed(x)[-1] == 0.0
+    assert req.missed(x).sum() == pytest.approx(2.0)  # both demands
+    x[req.model.columns["deferred"].start] = 2 * HOUR
+    assert req.missed(x)[-1] > 0.5
+
+
+def test_whole_amounts_have_no_tails() -> None:
+    """GPUs that are whole but for rounding are whole."""
+    assert _tidy(2.0000000000000018) == 2.0
+    assert _tidy(2.001) == 2.001
+    assert _tidy(1e-12) == 1e-12
+
+
+def test_first_question_has_all_the_time() -> None:
+    """What the search may use is a share of the time, but not for whether anything conflicts."""
+    given = []
+
+    class Asked(_Deletion):
+        def begin(self) -> bool | None:
+            given.append(self.clock.left_s)
+            return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("greenopt.explaining._Deletion", Asked)
+        found = go.explain(changed(CASES["gpus"][0], {}), time_limit=100.0)
+    assert found.infeasible is None
+    assert given[0] > 95.0
+
+
 # -- random instances, with scipy's own HiGHS as the second solver --------------------------------
 
 
@@ -394,6 +461,150 @@ def feasible(matrix: Any, bounds: Any, column_lower: Any) -> bool:
     )
     assert result.status in {0, 2}, result.message
     return bool(result.status == 0)
+
+
+def kept(req: Any, standing: Any, kind: str) -> tuple[Any, dict[str, Any]]:
+    """How many requirements of a kind there are, and where those that stand are."""
+    if kind not in req.families:
+        return 0, {}
+    family = req.families[kind]
+    here = standing[family.slice]
+    return family.size, {axis: code[here] for axis, code in family.codes.items()}
+
+
+def put(values: Any, codes: dict[str, Any], axes: tuple[str, ...], open_: Any) -> Any:
+    """Values where requirements stand, something open everywhere else."""
+    found = np.full(values.shape, open_, dtype=float)
+    if codes:
+        at = tuple(codes[axis] for axis in axes)
+        found[at] = values[at]
+    return found
+
+
+def limited(
+    entries: Any, kind: str, codes: dict[str, Any], periods: int = 0
+) -> list[dict[str, Any]]:
+    """Budgets or instance limits with only those entries that stand, if asked for by period."""
+    found = []
+    for number, entry in enumerate(entries):
+        own = {a: c[codes[kind] == number] for a, c in codes.items()}
+        values, axes = entry.limit.values, entry.limit.axes
+        if periods and "period" not in axes:
+            values, axes = np.broadcast_to(values, (periods, *values.shape)), ("period", *axes)
+        left = np.asarray(put(values, own, axes, np.inf) if axes else values)
+        if codes and len(own[kind]):
+            given: Any = np.where(np.isfinite(left), left, None)  # type: ignore[call-overload]
+            limit = {"axes": axes, "values": given.tolist()}
+            found.append({**entry.model_dump(), "limit": limit})
+    return found
+
+
+NO_LIMIT: dict[str, dict[str, Any]] = {
+    "balance": {"balance": "packed"},
+    "hold": {"hold_periods": None},
+    "whole_requests": {"request_counts": "continuous"},
+    "whole_instances": {"instance_counts": "continuous"},
+    "load_rule": {"load_rule": "at_most"},
+}
+"""Fields of an instance once a requirement on it as a whole is given up."""
+
+ARRAYS: dict[str, tuple[str, tuple[str, ...], float]] = {
+    "gpus": ("gpus", ("period", "site", "gpu_type"), 1e5),
+    "power_cap": ("facility_power_cap_w", ("period", "site"), np.inf),
+    "fixed": ("fixed_instances", ("period", "site", "model", "mode"), np.inf),
+}
+"""Fields that hold requirements entry by entry, their axes, and what they hold where none is."""
+
+
+def only(instance: go.PlacementInstance, req: Any, standing: Any) -> go.PlacementInstance | None:
+    """The instance with other limits: only those of requirements that stand.
+
+    Nothing for what an instance cannot say: one minimum up-time or load rule but not another. (That
+    demand need not be served is for the caller.)
+    """
+    sizes, stands = {}, {}
+    for kind in KINDS:
+        sizes[kind], stands[kind] = kept(req, standing, kind)
+    any_ = {k: bool(sizes[k]) and standing[req.families[k].slice].any() for k in KINDS}
+    for kind in ("min_up", "load_rule"):
+        if any_[kind] and len(stands[kind]["mode"]) < sizes[kind]:
+            return None
+    changes: dict[str, Any] = {
+        **open_classes(instance, stands),
+        **open_initial(instance, stands["initial"], bool(any_["min_up"])),
+        "instance_limits": limited(
+            instance.instance_limits,
+            "limit",
+            stands["instance_limit"],
+            len(instance.sets["period"]),
+        ),
+        "budgets": limited(instance.budgets, "budget", stands["budget"]),
+    }
+    for kind, change in NO_LIMIT.items():
+        changes |= {} if any_[kind] else change
+    for kind, (name, axes, open_) in ARRAYS.items():
+        if (values := getattr(instance, name)) is not None:
+            changes[name] = put(values, stands[kind], axes, open_)
+    if any_["hold"] and "fixed_instances" in changes:  # one period of a block stands for all of it
+        blocks = instance.blocks
+        begins = np.cumsum([0, *blocks[:-1]])
+        least = np.minimum.reduceat(changes["fixed_instances"], begins)
+        changes["fixed_instances"] = np.repeat(least, blocks, axis=0)
+    return instance.replace(**changes)
+
+
+def open_classes(instance: go.PlacementInstance, stands: dict[str, Any]) -> dict[str, Any]:
+    """Limits of classes and memory of models without those that were given up."""
+    there = {kind: set(stands[kind].get("class", ())) for kind in stands}
+    classes = [k.model_dump() for k in instance.classes]
+    for number, record in enumerate(classes):
+        for kind in ("ttft", "tbt"):
+            record[f"{kind}_limit_s"] = record[f"{kind}_limit_s"] if number in there[kind] else None
+        if record["deferral_limit_s"] is not None and number not in there["deadline"]:
+            record["deferral_limit_s"] = 1e9
+    models = [n.model_dump() for n in instance.models]
+    for number, record in enumerate(models):
+        if number not in stands["memory"].get("model", ()):
+            record["weight_bytes"] = None
+    if instance.reachable is None:
+        return {"classes": classes, "models": models}
+    free = np.array([k not in there["reachable"] for k in range(len(classes))])
+    reachable = instance.reachable | free[None, None, :, None, None]
+    return {"classes": classes, "models": models, "reachable": reachable}
+
+
+def open_initial(
+    instance: go.PlacementInstance, codes: dict[str, Any], min_up: bool
+) -> dict[str, Any]:
+    """Instances before the first period and minimum up-times without those given up."""
+    if instance.initial_instances is None:
+        return {}
+    sets = instance.sets
+    initial = put(instance.initial_instances, codes, ("site", "model", "mode"), 1e5)
+    there = np.zeros(initial.shape[1:], dtype=bool)
+    for q in instance.profiles:
+        there[sets["model"].index(q.model), sets["mode"].index(q.mode)] = True
+    short = {} if min_up else {"min_up_s": 1e-3}
+    profiles = [{**q.model_dump(), **(short if q.min_up_s > 0 else {})} for q in instance.profiles]
+    return {"initial_instances": np.where(there, initial, 0.0), "profiles": profiles}
+
+
+def holds_alone(instance: go.PlacementInstance, req: Any, standing: Any) -> bool | None:
+    """Whether requirements can hold together, by the plain model of an instance with only them."""
+    other = only(instance, req, standing)
+    if other is None:
+        return None
+    plain = to_model(other)
+    demand = plain.rows["demand"]
+    stands = np.zeros(instance.demand_requests.shape, dtype=bool)
+    _, codes = kept(req, standing, "demand")
+    axes = ("period", "origin", "class")
+    if codes:
+        stands[tuple(codes[axis] for axis in axes)] = True
+    lower = plain.row_lower.copy()
+    lower[demand.slice] *= stands[tuple(demand.codes[axis] for axis in axes)]
+    bounds = lower, plain.row_upper, plain.column_upper, plain.integer
+    return feasible(plain.matrix, bounds, plain.column_lower)
 
 
 def draw(seed: int, switches: dict[str, bool], share: float) -> go.PlacementInstance:
@@ -414,8 +625,38 @@ def draw(seed: int, switches: dict[str, bool], share: float) -> go.PlacementInst
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 def test_conflicts_of_random_instances(seed: int, switches: dict[str, bool], share: float) -> None:
+    """What is found for drawn instances is a conflict and irreducible."""
+    verify(draw(seed, switches, share))
+
+
+@pytest.mark.parametrize("seed", [44, 77, 199, 467, *range(600, 630)])
+def test_conflicts_of_short_instances(seed: int) -> None:
+    """Short of GPUs in some periods, sites and types; the first ones were once told wrongly."""
+    if (instance := draw_short(seed)) is not None:
+        verify(instance)
+
+
+def draw_short(seed: int) -> go.PlacementInstance | None:
+    """A random instance with a share of its GPUs that differs; none if it would not be valid."""
+    rng = np.random.default_rng(seed)
+    switches = {feature: bool(rng.random() < 0.3) for feature in FEATURES}
+    switches["unmet"] = switches["lexicographic"] = False
+    document = random_document(rng, boundary="server", **switches)
+    whole = document.get("instance_counts") == "integer"
+
+    def share(number: float | None) -> float | None:
+        scaled = None if number is None else number * float(rng.choice([0.1, 0.3, 1.0]))
+        return float(np.round(scaled)) if whole and scaled is not None else scaled
+
+    document["gpus"] = [[[share(n) for n in row] for row in rows] for rows in document["gpus"]]
+    try:
+        return go.PlacementInstance.parse(document)
+    except go.ModelError:
+        return None
+
+
+def verify(instance: go.PlacementInstance) -> None:
     """Open model and plain one agree; a conflict is infeasible, and without any member feasible."""
-    instance = draw(seed, switches, share)
     req, plain = requirements(instance), to_model(instance)
     matrix, lower = req.model.matrix, req.model.column_lower
     assert feasible(matrix, req.bounds(np.zeros(req.size, dtype=bool)), lower), "physics"
@@ -425,7 +666,7 @@ def test_conflicts_of_random_instances(seed: int, switches: dict[str, bool], sha
         plain.column_lower,
     )
     assert feasible(matrix, req.bounds(np.ones(req.size, dtype=bool)), lower) == there
-    search = _Search(req, _Settings("highs", "in-process", 1, 0), Clock(60.0))
+    search = _Deletion(req, _Settings("highs", "in-process", 1, 0), Clock(60.0))
     assert search.begin() == (not there)
     if there:
         return
@@ -439,4 +680,6 @@ def test_conflicts_of_random_instances(seed: int, switches: dict[str, bool], sha
         fewer = standing.copy()
         fewer[member] = False
         assert feasible(matrix, req.bounds(fewer), lower), req.name(member)
+        assert holds_alone(instance, req, fewer) in {True, None}, req.name(member)
+    assert holds_alone(instance, req, standing) in {False, None}
     assert len(req.describe(members)) == len(members)

@@ -19,8 +19,9 @@ from scipy import sparse
 import greenopt as go
 from greenopt import ranging
 from greenopt.cli import main
+from greenopt.errors import NoOptimumError
 from greenopt.model import Model
-from greenopt.problems.placement.formulation import formulate
+from greenopt.problems.placement.marginals import Growing, formulate
 from greenopt.solvers import RawResult, solve_model
 
 HOUR = "2023-07-18T00:00Z"
@@ -306,7 +307,7 @@ def test_unlimited_gpus_are_worth_nothing() -> None:
     """Where there is no limit, one more changes nothing, however many."""
     inst = small([3600.0], [[1.0]])
     m = go.marginals(inst.replace(gpus=[[[None]]]))
-    assert gpu(m) == {**dict.fromkeys(["objective", *ranging.METRICS], 0.0),
+    assert gpu(m) == {**dict.fromkeys(["objective", *Growing.metrics], 0.0),
                       "valid_up_to": np.inf, "degenerate": False}  # fmt: skip
     assert request(m)["carbon_kg"] == pytest.approx(0.3 / 3600)
     assert request(m)["valid_up_to"] == np.inf
@@ -369,7 +370,7 @@ def _steps(inst: go.PlacementInstance, kind: str, reach: float) -> list[float]:
 
 def _compare(inst: go.PlacementInstance, rng: np.random.Generator) -> int:
     """Marginals of some directions against models solved again; how many were degenerate."""
-    formulation = formulate(inst, everywhere=True)
+    formulation = formulate(inst)
     whole = None
     if formulation.model.is_integer:
         plan = go.solve(inst, bound=False, time_limit=10)
@@ -395,7 +396,7 @@ def _compare(inst: go.PlacementInstance, rng: np.random.Generator) -> int:
                 degenerate += bool(m.degenerate[place])
                 assert not np.isnan(m.rates["objective"][place])
                 for step in _steps(inst, kind, float(m.valid_up_to[place])):
-                    other = formulate(_stepped(inst, kind, place, step), everywhere=True)
+                    other = formulate(_stepped(inst, kind, place, step))
                     raw, value = _last_stage(other.for_marginals(whole))
                     where = f"{kind} {place} by {step} of {m.valid_up_to[place]}"
                     assert (raw.x is None) == np.isinf(m.rates["objective"][place]), where
@@ -508,13 +509,13 @@ def test_no_optimum_is_refused() -> None:
     """An instance without a plan has no marginals, whole numbers or not."""
     for counts in ("continuous", "integer"):
         inst = small([99999.0], [[2.0]], levels=STEEP, instance_counts=counts)
-        with pytest.raises(go.ModelError, match="tiny: "):
+        with pytest.raises(NoOptimumError, match="tiny: "):
             go.marginals(inst)
 
 
 def test_no_time_at_all_is_refused() -> None:
     """A millionth of a second solves nothing."""
-    with pytest.raises(go.ModelError, match="tiny: no marginals"):
+    with pytest.raises(NoOptimumError, match="tiny: no marginals"):
         go.marginals(small([10800.0], [[2.0]], levels=STEEP), time_limit=1e-6)
 
 
@@ -615,3 +616,27 @@ def test_the_command_says_what_ends_and_what_is_held(
     status, _, error = _run(capsys, "marginals", other, "--metric", "joy")
     assert status == 2
     assert "'joy'" in error
+
+
+def test_the_command_where_there_is_no_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Infeasible is an answer, not a wrong use."""
+    path = tmp_path / "i.json"
+    for counts in ("continuous", "integer"):
+        small([99999.0], [[2.0]], levels=STEEP, instance_counts=counts).save(path)
+        status, text, error = _run(capsys, "marginals", path, "--json")
+        assert (status, text) == (1, "")
+        assert error.startswith("greenopt: tiny: ")
+        assert "nfeasible" in error
+
+
+def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object, the same as in the file; rates without end are null."""
+    path, out = tmp_path / "i.json", tmp_path / "m.json"
+    small([14400.0], [[2.0]], levels=STEEP).save(path)
+    status, text, error = _run(capsys, "marginals", path, "--json", "--out", out)
+    assert (status, error) == (0, "")
+    (line,) = text.splitlines()
+    assert json.loads(line) == json.loads(out.read_text())
+    assert json.loads(line)["of"]["demand"]["rates"]["carbon_kg"] == [[[None]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import ROOT
 from oracles.tiny import random_document
 
 import greenopt as go
+from greenopt.cli import main
 
 WINDOW = ROOT / "instances" / "placement-freesh" / "freesh-12.json"
 
@@ -26,6 +28,28 @@ def test_claim_is_reproved_by_another_program() -> None:
     certificate = go.certify(instance, go.solve(instance), reprove="scip")
     assert certificate.ok
     assert certificate.stages[-1].kind == "claimed (tree), also by scip"
+    assert certificate.confirmed
+    assert not certificate.optimal
+
+
+def test_command_says_what_is_proved_and_what_is_claimed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A claim alone is not proof (status 1); confirmed by another program it counts (status 0)."""
+    saved = str(tmp_path / "plan.json")
+    go.solve(go.load(WINDOW)).save(saved)
+    assert main(["certify", str(WINDOW), saved]) == 1
+    assert "a search's bound is a claim" in capsys.readouterr().out
+    assert main(["certify", str(WINDOW), saved, "--reprove", "scip"]) == 0
+    assert "ok: optimal to the gap by two solvers' searches" in capsys.readouterr().out
+
+
+def test_a_proved_bound_needs_no_second_opinion() -> None:
+    """The other solver is not asked where weak duality proves the bound, and it says so."""
+    instance = go.load(ROOT / "instances" / "placement" / "quick.json")
+    certificate = go.certify(instance, go.solve(instance), reprove="scip")
+    assert certificate.optimal
+    assert "was not asked" in certificate.stages[-1].second_opinion
 
 
 def test_false_claim_is_found_out() -> None:

@@ -14,7 +14,7 @@ PROBLEMS = {"placement": "PlacementInstance"}
 
 
 def part(problem: str, name: str) -> ModuleType:
-    """Module `name` (instance, formulation, check, certify) of a problem's package."""
+    """Module `name` (instance, formulation, marginals, check, certify) of a problem's package."""
     return import_module(f"greenopt.problems.{problem}.{name}")
 
 

@@ -135,7 +135,7 @@ class _Verdict:
             self.x = whole
         elif optimal:
             self.contradict(fault)
-        else:
+        elif fault not in self.message:  # its last better point is often the same
             self.message += f"; its point is dropped: {fault}"
 
     def _polished(self, x: FloatArray, repair: Repair) -> FloatArray:

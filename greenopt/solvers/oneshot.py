@@ -27,7 +27,9 @@ COMPLETION_GAP = 1e-2
 """A completion need not be the best one."""
 
 REPAIR_LIMIT_S = 60.0
-"""Limit of the linear program that follows the rounding of integers."""
+LEAST_REPAIR_S = 1.0
+"""Limits of the linear program that follows the rounding of integers: what the run has left, within
+these two."""
 
 
 def solve_model(
@@ -141,19 +143,23 @@ def refuse_senseless(values: Any, c: FloatArray, *bounds: tuple[FloatArray, Floa
             raise SolverError("the model has a lower bound of +inf or an upper bound of -inf")
 
 
+def repair_limit_s(until: float) -> float:
+    """Time for the linear program that follows rounding, in a run that ends at some time, s."""
+    return min(max(until - time.perf_counter(), LEAST_REPAIR_S), REPAIR_LIMIT_S)
+
+
 class _Run:
     """One solve, with the solves of parts that it may need."""
 
     def __init__(self, model: Model, info: SolverInfo, task: Task, isolation: str) -> None:
         self.model, self.info, self.task, self.isolation = model, info, task, isolation
+        self._until = time.perf_counter() + task.time_limit_s
         must_stop = task.scaled.is_integer and np.isfinite(task.time_limit_s)
         self.remote = runs_in_worker(info, isolation, bool(must_stop))
 
     def result(self, given: FloatArray | None) -> RawResult:
-        started = time.perf_counter()
         start, report = (None, None) if given is None else self._accept(given)
-        spent = time.perf_counter() - started
-        left = max(self.task.time_limit_s - spent, 1e-3)
+        left = max(self._until - time.perf_counter(), 1e-3)
         task = replace(self.task, time_limit_s=left)
         if start is not None and self.info.start and task.scaled.is_integer:
             task = replace(task, start=start.x)
@@ -208,7 +214,7 @@ class _Run:
         """The best continuous part to integers that rounding has moved, or None."""
         scaled = self.task.scaled
         part = points.held(scaled, np.where(scaled.integer, whole, np.nan))
-        return self._solve_part(part, REPAIR_LIMIT_S, self.task.gap)[0]
+        return self._solve_part(part, repair_limit_s(self._until), self.task.gap)[0]
 
     def _solve_part(
         self, fixed: Scaled, limit_s: float, gap: float

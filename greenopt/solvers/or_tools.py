@@ -153,8 +153,9 @@ def _pdlp(task: Task) -> str:
 
 def _scip(task: Task) -> str:
     return (
-        f"misc/catchctrlc = FALSE\nlimits/gap = {task.gap!r}\nnumerics/feastol = {PRIMAL_TOLERANCE!r}\n"
+        f"limits/gap = {task.gap!r}\nnumerics/feastol = {PRIMAL_TOLERANCE!r}\n"
         f"randomization/randomseedshift = {task.seed}\nparallel/maxnthreads = {task.threads}\n"
+        "misc/catchctrlc = FALSE\n"
     )
 
 

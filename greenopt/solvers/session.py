@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from greenopt.labelled import FloatArray
 from greenopt.model import Model
 from greenopt.solvers import points
 from greenopt.solvers.judging import judge
-from greenopt.solvers.oneshot import REPAIR_LIMIT_S, refuse_senseless, refuse_unusable
+from greenopt.solvers.oneshot import refuse_senseless, refuse_unusable, repair_limit_s
 from greenopt.solvers.registry import SolverInfo, find
 from greenopt.solvers.remote import Worker, WorkerLost, pool
 from greenopt.solvers.running import backend, log_line, lost_answer, runs_in_worker, verbose
@@ -151,6 +153,7 @@ class Session:
             Wall-clock limit of this run, s.
         """
         self._refuse_closed()
+        until = time.perf_counter() + time_limit_s
         host, notes = self._ready(time_limit_s)
         line = log_line()
         try:
@@ -163,7 +166,7 @@ class Session:
             self._info,
             answer,
             incumbent=line.incumbent,
-            repair=self._repair,
+            repair=partial(self._repair, until),
             gap=self._task.gap,
             remote=host.remote,
             notes=notes,
@@ -214,16 +217,21 @@ class Session:
         self._host = _Remote(self._info, self._task) if remote else _Local(self._info, self._task)
         return self._host, tuple(notes)
 
-    def _repair(self, whole: FloatArray) -> FloatArray | None:
-        """The best continuous part to integers that rounding has moved, or None."""
+    def _repair(self, until: float, whole: FloatArray) -> FloatArray | None:
+        """The best continuous part to integers that rounding has moved, or None.
+
+        Whatever happens on the way, the next solve is one of the model itself again.
+        """
         kept = self._task.scaled
         fixed = points.held(kept, np.where(kept.integer, whole, np.nan))
         try:
             host, _ = self._ready(float("inf"))
-            host.pending.append(_difference(kept, fixed))
-            host.apply()
-            x: FloatArray | None = host.run(log_line(), REPAIR_LIMIT_S).x
-            host.pending.append(_difference(fixed, kept))
+            try:
+                host.pending.append(_difference(kept, fixed))
+                host.apply()
+                x: FloatArray | None = host.run(log_line(), repair_limit_s(until)).x
+            finally:
+                host.pending.append(_difference(fixed, kept))
         except WorkerLost:
             return None
         return x

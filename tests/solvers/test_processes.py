@@ -21,8 +21,10 @@ from solvers.models import CASES, INF, KNAPSACK, ROOM, Case, big_lp, market_spli
 
 from greenopt.cli import main
 from greenopt.errors import SolverError
-from greenopt.solvers import SOLVERS, available, grace_s, solve_model
+from greenopt.solvers import SOLVERS, available, grace_s, interrupting, oneshot, solve_model
+from greenopt.solvers.interrupting import beside
 from greenopt.solvers.remote import Worker, pool
+from greenopt.solvers.running import execute
 
 
 def run(code: str, *flags: str) -> Any:
@@ -253,6 +255,67 @@ def test_ctrl_c_while_highs_solves_in_process() -> None:
         solve_model(market_split(2))
 
 
+@pytest.mark.parametrize("name", ["scip", "cp-sat", "scip-minlp"])
+def test_ctrl_c_while_others_solve_in_process(name: str) -> None:
+    """No limit, Ctrl-C after a second: heard soon, nothing printed, a clean end of the process."""
+    found = run(f"""
+        import json, os, signal, threading, time
+        from greenopt.solvers import solve_model
+        from solvers.models import KNAPSACK, market_split
+        first = solve_model(KNAPSACK, solver={name!r}, isolation="in-process").termination
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        started = time.perf_counter()
+        try:
+            ending = solve_model(market_split(2), solver={name!r}, isolation="in-process").message
+        except KeyboardInterrupt:
+            ending = "interrupted"
+        elapsed = time.perf_counter() - started
+        again = solve_model(KNAPSACK, solver={name!r}, isolation="in-process").termination
+        print(json.dumps([first, ending, elapsed, again]))
+        """)
+    first, ending, elapsed, again = found
+    assert (first, ending, again) == ("optimal", "interrupted", "optimal")
+    assert 0.9 < elapsed < 5.0
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_run_beside_the_main_thread_passes_on_what_it_raises(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers and errors come back; a run that does not stop when asked is left alone."""
+    released, asked = threading.Event(), list[bool]()
+    monkeypatch.setattr(interrupting, "PATIENCE_S", 0.1)
+
+    def fail() -> None:
+        raise error("from inside")
+
+    assert beside(lambda: 7, None) == 7
+    with pytest.raises(error, match="from inside"):
+        beside(fail, None)
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        beside(released.wait, lambda: asked.append(True))
+    released.set()
+    assert asked == [True]
+
+
+def test_repair_keeps_to_the_time_limit(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The linear program after rounding has what is left of the limit, at least a second."""
+    assert oneshot.repair_limit_s(INF) == oneshot.REPAIR_LIMIT_S
+    assert oneshot.repair_limit_s(0.0) == oneshot.LEAST_REPAIR_S
+    limits: list[float] = []
+
+    def watched(info: Any, task: Any, *rest: Any) -> Any:
+        limits.append(task.time_limit_s)
+        return execute(info, task, *rest)
+
+    monkeypatch.setattr(oneshot, "execute", watched)
+    model = model_of([1, 1], [[1e4, -1e4]], [0], [0], 0, 3.0, [True, False])
+    assert solve_model(model, solver=fake("1.9999995"), time_limit_s=7.0).termination == "optimal"
+    assert len(limits) == 1
+    assert 1.0 <= limits[0] <= 7.0
+
+
 # -- workers that die, solvers that lie -----------------------------------------------------------
 
 
@@ -312,6 +375,12 @@ def test_claims_that_do_not_hold(fake: Any, steps: str, model: Any, words: str) 
     assert words in raw.message
     assert (raw.x is None) == ("bound" not in steps)
     assert raw.tree_bound == -INF
+
+
+def test_the_same_fault_is_told_once(fake: Any) -> None:
+    """Its last better point is the one it claims to be optimal: one fault."""
+    raw = solve_model(KNAPSACK, solver=fake("improve 1"))
+    assert raw.message.count("row row[i=0] is off by 3") == 1
 
 
 def test_integers_are_whole(fake: Any) -> None:

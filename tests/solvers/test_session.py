@@ -226,3 +226,40 @@ def test_forgotten_session_gives_its_worker_back() -> None:
     del session
     gc.collect()
     assert worker in pool._idle["greenopt.solvers.highs"] or not worker.alive
+
+
+@pytest.mark.parametrize("error", [SolverError("refused"), KeyboardInterrupt()])
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_repair_that_fails_leaves_the_model_as_it_was(
+    isolation: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers are held for a repair only, however it ends."""
+    (model,) = (case.model for case in CASES if case.name == "fixed charge")
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    with Session(model, isolation=isolation) as session:
+        assert session.solve().x == pytest.approx([3, 1])
+        with monkeypatch.context() as patch:
+            patch.setattr(session._host, "run", fail)
+            with pytest.raises(type(error)):
+                session._repair(INF, np.zeros(2))
+        assert session.solve().x == pytest.approx([3, 1])
+        assert session._repair(INF, np.zeros(2)) is None
+        assert session.solve().x == pytest.approx([3, 1])
+
+
+def test_a_repair_keeps_to_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has what is left of the limit, at least a second."""
+    (model,) = (case.model for case in CASES if case.name == "fixed charge")
+    limits: list[float] = []
+    with Session(model) as session:
+        session.solve()
+        host = session._host
+        assert host is not None
+        run = host.run
+        monkeypatch.setattr(host, "run", lambda line, s: limits.append(s) or run(line, s))
+        for left in (0.0, 7.0, INF):
+            assert session._repair(time.perf_counter() + left, np.array([0.0, 1.0])) is not None
+    assert limits == pytest.approx([1.0, 7.0, 60.0], rel=0.05)

@@ -852,10 +852,11 @@ class _Checker:
         boundary = self.inst.profiles[0].power_boundary
         _, facility = energy.it_and_facility_power_w(power, boundary, self.inst.pue[t, s], adder)
         even = float(energy.energy_kwh(facility * running[t, s, p], self.duration[t]).sum())
-        plan = float(self.running["energy_kwh"].sum())
+        difference = even - float(self.running["energy_kwh"].sum())
+        # Starts take what they take in both.
         self.result.notes["even_balance"] = {
-            "energy_kwh": even,
-            "difference_kwh": even - plan,
+            "energy_kwh": (self.result.metrics["energy_kwh"] or 0.0) + difference,
+            "difference_kwh": difference,
         }
 
     def _batch_note(self) -> None:

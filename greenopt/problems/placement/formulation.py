@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from greenopt.labelled import FloatArray, IntArray, LabelledArray
-from greenopt.model import Directions, Model
+from greenopt.labelled import FloatArray, LabelledArray
+from greenopt.model import Model
 from greenopt.problems.placement.eligibility import SLACK
 from greenopt.problems.placement.instance import FLOW_AXES, PlacementInstance
 from greenopt.problems.placement.metrics import METRICS
@@ -216,78 +214,6 @@ class Formulation(Statement):
             raise KeyError(name)
         return self._vector(name)
 
-    def directions(self) -> dict[str, Directions]:
-        """Changes of right-hand sides: one more request, one more GPU, one more in every period."""
-        sets, n_rows = self.instance.sets, self.model.matrix.shape[0]
-        demand = self.model.rows["demand"]
-        d = tuple(demand.codes.values())
-        columns, rows = [np.arange(demand.size)], [demand.positions]
-        if deadline := self.model.rows.get("deadline"):  # a later limit of what may be held back
-            begin = self.instance.periods.begin_s
-            limits = [k.deferral_limit_s or 0.0 for k in self.instance.classes]
-            at, late = np.nonzero(
-                (d[1][:, None] == deadline.codes["origin"])
-                & (d[2][:, None] == deadline.codes["class"])
-                & (d[0][:, None] <= deadline.codes["period"])
-            )
-            wait = begin[deadline.codes["period"][late] + 1] - begin[d[0][at]]
-            may = wait <= np.array(limits)[d[2][at]] * (1 + SLACK)
-            columns.append(at[may])
-            rows.append(deadline.start + late[may])
-        requests = _unit_entries(rows, columns, (n_rows, demand.size))
-        gpus = self.model.rows["gpus"]
-        at_all_times, place = np.unique(
-            np.array([gpus.codes["site"], gpus.codes["gpu_type"]]), axis=1, return_inverse=True
-        )
-        period_gpus = _unit_entries([gpus.positions], [np.arange(gpus.size)], (n_rows, gpus.size))
-        shape = (n_rows, at_all_times.shape[1])
-        always = _unit_entries([gpus.positions], [place.ravel()], shape)
-
-        def of(axes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-            return {axis: sets[axis] for axis in axes}
-
-        return {
-            "demand": Directions(
-                "request", of(("period", "origin", "class")), np.array(d), requests,
-                np.ones(demand.size),
-            ),
-            "gpus": Directions(
-                "GPU", of(("period", "site", "gpu_type")), np.array([*gpus.codes.values()]),
-                period_gpus, np.zeros(gpus.size),
-            ),
-            "gpus_always": Directions(
-                "GPU", of(("site", "gpu_type")), at_all_times, always, np.zeros(shape[1])
-            ),
-        }  # fmt: skip
-
-    def for_marginals(self, x: FloatArray | None = None) -> Model:
-        """The linear program whose right-hand sides may grow, whole numbers held at those of `x`.
-
-        Upper bounds that rows imply are left out, since they are made for the demand and the GPUs
-        there are. Where an even balance has chosen a level, only GPUs and demand limit it.
-        """
-        model = self.model
-        lower, upper = model.column_lower.copy(), model.column_upper.copy()
-        given = np.zeros(len(upper), dtype=bool)
-        if self.instance.fixed_instances is not None:
-            given[self._running.slice] = self._running_given
-        upper[(lower == 0) & ~given] = np.inf
-        if largest := model.columns.get("site_max"):
-            lower[largest.slice], upper[largest.slice] = -np.inf, np.inf
-        row_upper = model.row_upper.copy()
-        if x is not None:
-            lower[model.integer] = upper[model.integer] = np.round(x[model.integer])
-        if used := model.columns.get("used"):
-            upper[self._run.slice] = np.where(lower[used.slice] > 0, np.inf, 0.0)
-            row_upper[model.rows["level_used"].slice] = np.inf
-        return replace(
-            model,
-            column_lower=lower,
-            column_upper=upper,
-            row_upper=row_upper,
-            integer=np.zeros_like(model.integer),
-        )
-
     def marginals_of(self, model: Model, row_dual: FloatArray) -> dict[str, LabelledArray]:
         """Row multipliers by name; those of `load` rows by level, as the plain statement has them.
 
@@ -359,11 +285,6 @@ class Formulation(Statement):
         return custom[metric] if metric in custom else METRICS[metric].unit
 
 
-def _unit_entries(rows: list[IntArray], columns: list[IntArray], shape: tuple[int, int]) -> Any:
-    at = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.csc_array((np.ones(len(at[0])), at), shape=shape)
-
-
-def formulate(instance: PlacementInstance, everywhere: bool = False) -> Formulation:
+def formulate(instance: PlacementInstance) -> Formulation:
     """Build the model of an instance."""
-    return Formulation(instance, everywhere)
+    return Formulation(instance)

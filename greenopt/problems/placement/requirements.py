@@ -64,8 +64,16 @@ def requirements(instance: PlacementInstance) -> PlacementRequirements:
 # -- the open model ------------------------------------------------------------------------------
 
 
-def opened(instance: PlacementInstance) -> PlacementInstance:
-    """The instance without the limits that close columns, with GPUs enough everywhere."""
+def opened(instance: PlacementInstance, more: float = 0.0) -> PlacementInstance:
+    """The instance without the limits that close columns, with GPUs enough everywhere.
+
+    Parameters
+    ----------
+    instance : PlacementInstance
+        Whose limits to open.
+    more : float
+        Instances that GPUs are to be enough for beside those that demand asks for.
+    """
     horizon = float(np.ptp(instance.periods.begin_s)) or 1.0
     classes = [
         {
@@ -77,7 +85,6 @@ def opened(instance: PlacementInstance) -> PlacementInstance:
         for k in instance.classes
     ]
     metric, weight = ("unmet_usd", 1.0) if instance.unmet_allowed else ("requests", 0.0)
-    gpus = _enough_gpus(instance)
     charged = any("cost_demand_usd" in leaves(budget.metric) for budget in instance.budgets)
     nothing: dict[str, Any] = {"axes": [], "values": None}
     return instance.replace(
@@ -86,20 +93,24 @@ def opened(instance: PlacementInstance) -> PlacementInstance:
         reachable=None,
         hold_periods=None,
         fixed_instances=nothing if instance.counts_instances else None,  # still counted
-        gpus=gpus,
-        load_rule="at_most" if np.isfinite(gpus).all() else instance.load_rule,
+        gpus=_enough_gpus(instance, more),
+        load_rule="at_most",
         objective=[{"terms": [{"metric": metric, "weight": weight}]}],
         demand_charge_usd_per_kw=instance.demand_charge_usd_per_kw if charged else None,
     )
 
 
-def _enough_gpus(inst: PlacementInstance) -> FloatArray:
-    """GPUs that no plan needs more of; infinite where they are unlimited."""
+def _enough_gpus(inst: PlacementInstance, more: float) -> FloatArray:
+    """GPUs of which no plan needs more, with any requirements given up, by period.
+
+    Every site has enough for all there is to serve in the busiest period: instances may be held,
+    or have to stay up, or be kept so that none has to start, from there to any other period.
+    """
     duration = np.array(inst.periods.duration_s)
     demand = inst.demand_requests.sum(axis=1)
     late = np.array([k.deferral_limit_s is not None for k in inst.classes])
     demand = np.where(late, np.cumsum(demand, axis=0), demand)
-    enough = inst.gpus.copy()
+    enough = np.where(np.isfinite(inst.gpus), inst.gpus, 0.0)
     types = inst.sets["gpu_type"]
     for profile in inst.profiles:
         work = np.array(
@@ -108,11 +119,27 @@ def _enough_gpus(inst: PlacementInstance) -> FloatArray:
         )  # fmt: skip
         rates = [level.requests_per_s for level in profile.levels if level.requests_per_s > 0]
         starting = profile.startup.time_s if profile.startup else 0.0
-        up = np.maximum(1 - starting / duration, 0.05)
-        needed = demand @ work / (duration * rates[0] * up) if rates else np.zeros(len(duration))
-        most = needed[:, None] + _most_given(inst, profile) + 2.0
+        up = np.maximum(1 - starting / duration, 1e-3)  # all of them may have to start
+        needed = (demand @ work / (duration * rates[0] * up)).max() if rates else 0.0
+        most = needed + _most_given(inst, profile) + 2.0 + more
         enough[:, :, types.index(profile.gpu_type)] += most * profile.gpus_per_instance
     return enough
+
+
+def _more_for_budgets(model: Model) -> float:
+    """Instances that run only to meet budgets: where running one takes off, at prices below 0."""
+    budgets = model.rows.get("budget")
+    if budgets is None:
+        return 0.0
+    matrix, most = model.matrix[budgets.slice].tocsc(), 0.0
+    running = [matrix[:, b.slice] for n, b in model.columns.items() if n in {"instances", "starts"}]
+    taken = -sparse.hstack(running, format="csr").minimum(0)
+    worst = matrix.maximum(0) @ model.column_upper - model.row_upper[budgets.slice]
+    for row in np.flatnonzero(worst > 0):
+        own = taken.data[taken.indptr[row] : taken.indptr[row + 1]]
+        if len(own):
+            most = max(most, worst[row] / own[own >= 1e-3 * own.max()].min())
+    return most
 
 
 def _most_given(inst: PlacementInstance, profile: Profile) -> FloatArray:
@@ -166,7 +193,7 @@ class _Maker:
 
     def __init__(self, instance: PlacementInstance) -> None:
         self.instance = instance
-        formulation = Formulation(opened(instance), True, _level_keys(instance))
+        formulation = self._formulation()
         self.services = formulation.services
         stage = StageObjective(np.zeros(formulation.model.matrix.shape[1]), 0.0)
         self.model = replace(formulation.model, stages=(stage,))
@@ -174,9 +201,17 @@ class _Maker:
         rows, columns = self.model.matrix.shape
         self.lower, self.upper = (np.full(rows, -1) for _ in range(2))
         self.whole = np.full(columns, -1)
-        self.freed_lower = np.where(np.isfinite(self.model.row_lower), -np.inf, -np.inf)
+        self.freed_lower = np.full(rows, -np.inf)
         self.families: dict[str, Block] = {}
         self.closed: list[tuple[IntArray, IntArray, FloatArray]] = []
+
+    def _formulation(self) -> Formulation:
+        """The open model, with GPUs that no requirement comes up against."""
+        keys = _level_keys(self.instance)
+        found = Formulation(opened(self.instance), True, keys)
+        if more := _more_for_budgets(found.model):
+            return Formulation(opened(self.instance, more), True, keys)
+        return found
 
     def made(self) -> PlacementRequirements:
         """Everything together."""
@@ -439,9 +474,10 @@ class _Maker:
 
     def _gpus(self) -> None:
         rows, c = self._rows("gpus")
-        if len(rows):
-            self._set_upper(rows, self.instance.gpus[c["period"], c["site"], c["gpu_type"]])
-            self.upper[rows] = self._family("gpus", **c)
+        limits = self.instance.gpus[c["period"], c["site"], c["gpu_type"]]
+        self._set_upper(rows, limits)
+        here = np.isfinite(limits)
+        self.upper[rows[here]] = self._family("gpus", **{a: v[here] for a, v in c.items()})
 
     def _demand(self) -> None:
         rows, c = self._rows("demand")
@@ -672,7 +708,8 @@ class PlacementRequirements(Requirements):
         within = f" within {' and '.join(limits)}" if limits else ""
         places = [m for m in members if self.kind(m) in {"gpus", "power_cap", "instance_limit"}]
         where = self._hold_texts(places)
-        kept = f"the sites that reach it ({where})" if where else "the sites that reach it"
+        reach = f"the sites that reach {'it' if sum(map(len, wanted)) == 1 else 'them'}"
+        kept = f"{reach} ({where})" if where else reach
         if any(self.kind(m) == "whole_instances" for m in members):
             within += " by whole instances"
         start = f"period {self.instance.sets['period'][t]}: {who}{within}; "

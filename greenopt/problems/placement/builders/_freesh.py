@@ -41,6 +41,9 @@ FREESH_SOURCE: Mapping[str, str] = {
 }
 """Where the published FREESH data came from."""
 
+TTFT_LIMITS_MS = (300.0, 300.0, 600.0, 600.0)
+"""Published limits of the time to first token of SS, SL, LS and LL, ms."""
+
 _RULES = (
     "Each class has a model of its own, because an instance serves one class.",
     "Requests of all origins are pooled and reach every site without a network, as published.",
@@ -128,7 +131,7 @@ def freesh(
         an array does not fit.
     """
     classes, modes, gpu_types = _names(tables, name)
-    slo = tables.get("slo", {})
+    slo = _limits(tables, len(classes), name)
     by_mode = {"class": len(classes), "mode": len(modes)}
     qps, power, latency, tbt, ttft, mode_gpus, site_gpus, demand, emission, limits = _parts.arrays(
         name,
@@ -142,7 +145,7 @@ def freesh(
         Argument("emission_rate", emission_rate, {"slot": None, "site": None}),
         Argument(
             "tables['slo']['ttft_ms']",
-            slo.get("ttft_ms", (300.0, 300.0, 600.0, 600.0)),
+            slo["ttft_ms"],
             {"class": len(classes)},
             minimum=0,
         ),
@@ -151,7 +154,7 @@ def freesh(
     length, seconds = int(tables.get("window_slots", 6)), float(tables.get("slot_s", 300.0))
     slots = _slots(windows, length, min(len(demand), len(emission)), name)
     scale = tables.get("demand_scale", 0.5) * tables.get("demand_margin", 1.1)
-    tbt_limit = float(slo.get("tbt_ms", 150.0))
+    tbt_limit = slo["tbt_ms"]
     reachable = _within(latency, latency_factor * latency.mean(axis=1, keepdims=True))
     allowed = reachable & _within(ttft, limits[:, None]) & _within(tbt, tbt_limit)
     types = [gpu_types[c] for c in _type_of_mode(mode_gpus, modes, name)]
@@ -249,6 +252,19 @@ def freesh_folder(folder: AnyPath, **options: Any) -> PlacementInstance:
     by_site = emission.numbers(["slot", *sites], counted="slot")
     by_class = demand.numbers(rates, counted="slot")
     return freesh(tables, by_class[:, 1:], by_site[:, 1:], **{"sites": sites, **options})
+
+
+def _limits(tables: Mapping[str, Any], n_classes: int, name: str) -> dict[str, Any]:
+    """The limits given, completed by the published ones, which are for four classes."""
+    slo = {"tbt_ms": 150.0, **tables.get("slo", {})}
+    if "ttft_ms" not in slo and n_classes != len(TTFT_LIMITS_MS):
+        text = f"has no ttft_ms; the published limits are for 4 classes, and there are {n_classes}"
+        raise InstanceError(name, [Problem("tables['slo']", text)])
+    number = slo["tbt_ms"]
+    if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:
+        text = f"is {number!r}; expected one number above 0, ms"
+        raise InstanceError(name, [Problem("tables['slo']['tbt_ms']", text)])
+    return {"ttft_ms": TTFT_LIMITS_MS, **slo}
 
 
 def _names(tables: Mapping[str, Any], source: str) -> tuple[list[str], list[str], list[str]]:

@@ -43,6 +43,9 @@ def arrays(source: str, *arguments: Argument) -> list[np.ndarray]:
     return [values for values, _ in read]
 
 
+_PLURAL = {"class": "classes"}
+
+
 def _array(argument: Argument) -> tuple[np.ndarray, Problem | None]:
     def refuse(message: str) -> tuple[np.ndarray, Problem]:
         return np.empty(0), Problem(argument.name, message)
@@ -54,7 +57,9 @@ def _array(argument: Argument) -> tuple[np.ndarray, Problem | None]:
     wanted = tuple(argument.axes.values())
     fits = values.ndim == len(wanted) and values.size > 0
     if not fits or any(n not in (None, m) for n, m in zip(wanted, values.shape, strict=True)):
-        axes = ", ".join(k if n is None else f"{n} {k}s" for k, n in argument.axes.items())
+        axes = ", ".join(
+            k if n is None else f"{n} {_PLURAL.get(k, k + 's')}" for k, n in argument.axes.items()
+        )
         return refuse(f"has the shape {values.shape}, expected ({axes})")
     good = np.isfinite(values) | (argument.unknown & np.isnan(values))
     expected = "a finite number"
