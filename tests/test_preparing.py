@@ -558,11 +558,11 @@ def test_refused_use() -> None:
         go.prepare({})  # type: ignore[arg-type]
     with pytest.raises(SolverError, match="unknown solver 'nobody'"):
         go.prepare(tiny(), solver="nobody")
-    with pytest.raises(ModelError, match="gap must be at least 0"):
+    with pytest.raises(ModelError, match="gap is -"):
         go.prepare(tiny(), gap=-1.0)
     prepared = go.prepare(tiny())
     first = prepared.solve()
-    with pytest.raises(ModelError, match="time_limit must be above 0 s"):
+    with pytest.raises(ModelError, match="time_limit is"):
         prepared.solve(time_limit=0.0)
     again = prepared.solve()
     assert again.report["in_place"] is True

@@ -103,9 +103,10 @@ def opened(instance: PlacementInstance, more: float = 0.0) -> PlacementInstance:
 def _enough_gpus(inst: PlacementInstance, more: float) -> FloatArray:
     """GPUs of which no plan needs more, with any requirements given up, by period.
 
-    Every site has enough for all there is to serve in the busiest period: instances may be held,
-    or have to stay up, or be kept so that none has to start, from there to any other period.
+    Every site has enough for all there is to serve in a period, or in the busiest one: from there
+    instances may be held, or have to stay up, or be kept so that none has to start.
     """
+    carried = bool(inst.hold_periods) or any(profile.starts for profile in inst.profiles)
     duration = np.array(inst.periods.duration_s)
     demand = inst.demand_requests.sum(axis=1)
     late = np.array([k.deferral_limit_s is not None for k in inst.classes])
@@ -120,8 +121,10 @@ def _enough_gpus(inst: PlacementInstance, more: float) -> FloatArray:
         rates = [level.requests_per_s for level in profile.levels if level.requests_per_s > 0]
         starting = profile.startup.time_s if profile.startup else 0.0
         up = np.maximum(1 - starting / duration, 1e-3)  # all of them may have to start
-        needed = (demand @ work / (duration * rates[0] * up)).max() if rates else 0.0
-        most = needed + _most_given(inst, profile) + 2.0 + more
+        needed = demand @ work / (duration * rates[0] * up) if rates else np.zeros(len(duration))
+        if carried:
+            needed[:] = needed.max()
+        most = needed[:, None] + _most_given(inst, profile) + 2.0 + more
         enough[:, :, types.index(profile.gpu_type)] += most * profile.gpus_per_instance
     return enough
 

@@ -514,9 +514,8 @@ def test_plan_with_starts_by_hand() -> None:
     serving = 1.25 * (1.25 * 2000 + 2000 + 1.75 * 2000 + 0.75 * 1400) / 1000
     assert sum(by["class"]["energy_kwh"]) == pytest.approx(serving)
     # Powers lie on a line, so an even spread over the serving instances changes nothing.
-    # Starts take what they take in both.
-    started = sum(by["site"]["energy_kwh"]) - 12.85 * 1.25
-    assert found.notes["even_balance"]["energy_kwh"] == pytest.approx(12.85 * 1.25 + started)
+    # The two starts take the same in both.
+    assert found.notes["even_balance"]["energy_kwh"] == pytest.approx((12.85 + 2 * 0.625) * 1.25)
     assert found.notes["even_balance"]["difference_kwh"] == pytest.approx(0.0, abs=1e-9)
 
 
