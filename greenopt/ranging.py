@@ -23,6 +23,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph, linalg
 
+from greenopt import arguments
 from greenopt.checking import belongs
 from greenopt.errors import ModelError, NoOptimumError, Problem, SolutionError, SolverError
 from greenopt.files import write_bytes_atomically, write_json
@@ -300,9 +301,8 @@ def marginals(
     refuse_others(instance)
     if solution is not None:
         belongs(instance, solution)
-    if not time_limit > 0:
-        raise ModelError(f"time_limit must be above 0, not {time_limit}")
-    until = time.perf_counter() + time_limit
+    until = time.perf_counter() + arguments.time_limit_s(time_limit)
+    arguments.seed(seed)
     formulation: Growing = part(instance.problem, "marginals").formulate(instance)
     directions = formulation.directions()
     wanted = list(directions) if of is None else _names(of)

@@ -488,8 +488,8 @@ def test_wrong_inputs_are_refused() -> None:
         ({"of": "gpu"}, "no marginals of"),
         ({"metrics": ["joy"]}, "'joy' is not an additive metric"),
         ({"metrics": "carbon_total_kg"}, "not an additive metric"),
-        ({"time_limit": 0.0}, "time_limit must be above 0"),
-        ({"time_limit": float("nan")}, "time_limit must be above 0"),
+        ({"time_limit": 0.0}, "time_limit is"),
+        ({"time_limit": float("nan")}, "time_limit is"),
     ):
         with pytest.raises(go.ModelError, match=text):
             go.marginals(inst, **wrong)  # type: ignore[arg-type]
