@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from greenopt import arguments
 from greenopt.errors import ModelError
 from greenopt.instance import Instance
 from greenopt.labelled import BoolArray, FloatArray, IntArray
@@ -921,8 +922,9 @@ def explain(
     if not isinstance(instance, Instance):
         given = type(instance).__name__
         raise ModelError(f"expected an instance, got a {given}; greenopt.load reads a file")
-    if not time_limit > 0:
-        raise ModelError("time_limit must be above 0 s")
+    time_limit = arguments.time_limit_s(time_limit)
+    arguments.seed(seed)
+    arguments.threads(threads)
     find(solver)
     started, clock = time.perf_counter(), Clock(time_limit)
     req: Requirements = part(getattr(instance, "problem", ""), "requirements").requirements(

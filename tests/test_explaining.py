@@ -162,7 +162,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]], list[str]]] = 
         },
         [
             "deadline of chat: held back for at most 1,800 s",
-            "enough alone: deadline of chat: 3600 s instead of 1800 s",
+            "enough alone: deadline of chat: 3,600 s instead of 1,800 s",
         ],
     ),
     "power_cap": (
@@ -683,3 +683,31 @@ def verify(instance: go.PlacementInstance) -> None:
         assert holds_alone(instance, req, fewer) in {True, None}, req.name(member)
     assert holds_alone(instance, req, standing) in {False, None}
     assert len(req.describe(members)) == len(members)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (5565.0812, "5,565.09"), (2.0, "2"), (2.0000000000000018, "2"), (0.5925412, "0.592542"),
+        (1_234_567.1, "1.23457e+06"), (0.0, "0"),
+    ],
+)  # fmt: skip
+def test_amounts_that_are_enough_are_rounded_up(value: float, text: str) -> None:
+    """What is printed as enough is enough, and a whole number stays one."""
+    from greenopt.problems.placement.requirements import _up
+
+    assert _up(value) == text
+    assert float(text.replace(",", "")) >= value * (1 - 1e-9)
+
+
+def test_gpus_of_several_periods_are_not_added_up() -> None:
+    """A conflict over all periods names the GPUs there are in one."""
+    instance = go.PlacementInstance.parse(tiny())
+    budget = {"name": "carbon", "metric": "carbon_kg", "limit": {"axes": [], "values": 0.01}}
+    found = go.explain(instance.replace(budgets=[budget]))
+    assert found.infeasible
+    there = float(np.max(instance.gpus.sum(axis=(1, 2))))
+    for requirement in found.conflict:
+        if requirement.kind == "gpus":
+            number = requirement.text.rpartition(": ")[2].split()[0].replace(",", "")
+            assert float(number) <= there

@@ -7,6 +7,7 @@ and with more GPUs than are needed everywhere. The requirements put back what wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -639,8 +640,18 @@ class PlacementRequirements(Requirements):
             return f"{seconds.pop():,.6g} s" if len(seconds) == 1 else ""
         if kind not in _UNITS:
             return ""
-        total = float(self._asked(member).sum())
+        asked = self._asked(member)
+        if kind in _HELD_EVERY_PERIOD and "period" in codes:
+            return f"{self._by_period(member)}{self._unit(member)}"
+        total = float(asked.sum())
         return f"{total:,.6g}{self._unit(member)}{self._rate(member, total)}"
+
+    def _by_period(self, member: Member) -> str:
+        """What is there in a period, the least and the most where periods differ."""
+        _, period = np.unique(self.codes_of(member)["period"], return_inverse=True)
+        there = np.bincount(period, self._asked(member))
+        low, high = f"{there.min():,.6g}", f"{there.max():,.6g}"
+        return low if low == high else f"{low} to {high}"
 
     def _profile(self, n: int, m: int) -> Profile:
         sets = self.instance.sets
@@ -755,8 +766,7 @@ class PlacementRequirements(Requirements):
         where = {**self.where(member)}
         if self.kind(member) == "gpus":
             place = self._place(member)
-            total = self._asked(member).sum()
-            return f"{place('site')}: {total:,.6g} {place('gpu_type', 'types of GPU')}"
+            return f"{place('site')}: {self._by_period(member)} {place('gpu_type', 'types of GPU')}"
         return self.text(member).replace(f" in {where.get('period', '')}", "")
 
     def _why_nowhere(self, wanted: Sequence[Member]) -> Iterator[str]:
@@ -854,11 +864,11 @@ class PlacementRequirements(Requirements):
             unit, k = "s", self.instance.classes[int(self.codes_of(member)["class"][0])]
             field = "deferral_limit_s" if kind == "deadline" else f"{kind}_limit_s"
             asked = getattr(k, field)
-            text = f"{subject}: {amount:.6g} s instead of {asked:g} s{sure}"
+            text = f"{subject}: {_up(amount)} s instead of {asked:,g} s{sure}"
             amount -= asked
         elif kind == "memory":
             unit = "byte"
-            text = f"{subject}: {amount / 1e9:,.6g} GB more of memory on an instance{sure}"
+            text = f"{subject}: {_up(amount / 1e9)} GB more of memory on an instance{sure}"
         else:
             unit, text = self._amount_text(member, amount, sure)
         return Relaxation(self.name(member), amount, unit, True, smallest, text)
@@ -879,21 +889,21 @@ class PlacementRequirements(Requirements):
         kind, subject, unit = self.kind(member), self._subject(member), self._unit(member).strip()
         if kind == "demand":
             total = float(self._asked(member).sum())
-            return unit, f"{subject}: {amount:,.6g} requests fewer, of {total:,.6g}{sure}"
+            return unit, f"{subject}: {_up(amount)} requests fewer, of {total:,.6g}{sure}"
         if kind == "budget" and self._is_mean(member):
-            more = f"{amount:,.6g} request s more{self._new_mean(member, amount)}"
+            more = f"{_up(amount)} request s more{self._new_mean(member, amount)}"
             return "request s", f"{subject}: {more}{sure}"
         different = np.unique(self._asked(member))
         together = len(member) == 1 or self._uniform(member)
         if len(different) > 1 or kind == "fixed" or not together:
             change = "changed" if kind == "fixed" else "more"
-            return unit, f"{subject}: {amount:,.6g} {unit} {change}{sure}"
+            return unit, f"{subject}: {_up(amount)} {unit} {change}{sure}"
         asked = float(different[0])
-        return unit, f"{subject}: {asked + amount:,.6g} instead of {asked:,.6g} {unit}{sure}"
+        return unit, f"{subject}: {_up(asked + amount)} instead of {asked:,.6g} {unit}{sure}"
 
     def _uniform(self, member: Member) -> bool:
         """Whether a member's requirements differ in the period only, and are changed together."""
-        return self.kind(member) in {"gpus", "power_cap", "instance_limit"} and all(
+        return self.kind(member) in _HELD_EVERY_PERIOD and all(
             axis == "period" or (code == code[0]).all()
             for axis, code in self.codes_of(member).items()
         )
@@ -904,7 +914,7 @@ class PlacementRequirements(Requirements):
         if self.instance.unmet_allowed or "site" in codes or "period" in codes:
             return ""
         limit, requests = float(self._asked(member).sum()), self.instance.demand_requests.sum()
-        return f", a mean of {limit + amount / requests:.6g} s instead of {limit:g} s"
+        return f", a mean of {_up(limit + amount / requests)} s instead of {limit:g} s"
 
     def steps(self, member: Member) -> FloatArray | None:
         """Values that a limit could be raised to."""
@@ -1010,6 +1020,9 @@ class PlacementRequirements(Requirements):
         return reached
 
 
+_HELD_EVERY_PERIOD = frozenset({"gpus", "power_cap", "instance_limit"})
+"""Kinds whose sides hold in each period and add up to nothing over periods."""
+
 _UNITS = {
     "initial": " instances",
     "instance_limit": " instances",
@@ -1028,6 +1041,14 @@ _WITHOUT = {
     "hold": "with numbers of instances that may change in every period it is feasible",
 }
 """What to say where a requirement can only be dropped."""
+
+
+def _up(value: float) -> str:
+    """A number to six digits, rounded up: what is printed as enough has to be enough."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:,.6g}"
+    digit = 10.0 ** (math.floor(math.log10(abs(value))) - 5)
+    return f"{math.ceil(value / digit - 1e-6) * digit:,.6g}"
 
 
 def _per_s(rate: float) -> str:

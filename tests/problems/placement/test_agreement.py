@@ -38,7 +38,7 @@ WHOLE = {
 }
 BOUNDARIES = st.sampled_from(["gpu", "server", "facility"])
 RELAXED = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 
 
