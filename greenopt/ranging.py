@@ -135,6 +135,10 @@ class Marginal:
     degenerate: BoolArray
     tied: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        over = " x ".join(f"{len(members)} {axis}" for axis, members in self.labels.items())
+        return f"<Marginal per {self.unit} over {over}: {', '.join(self.rates)}>"
+
     def at(self, **where: str) -> dict[str, float | bool]:
         """Every rate, the range and the flag at one place.
 
@@ -217,6 +221,11 @@ class Marginals:
     objective: float
     integers_fixed: bool
     of: Mapping[str, Marginal]
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{own.valid_up_to.size} of {name}" for name, own in self.of.items())
+        held = ", whole numbers held" if self.integers_fixed else ""
+        return f"<Marginals of {self.instance!r}: {sizes}{held}>"
 
     def __getitem__(self, name: str) -> Marginal:
         if name not in self.of:
