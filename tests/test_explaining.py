@@ -701,13 +701,14 @@ def test_amounts_that_are_enough_are_rounded_up(value: float, text: str) -> None
 
 
 def test_gpus_of_several_periods_are_not_added_up() -> None:
-    """A conflict over all periods names the GPUs there are in one."""
+    """A requirement told over all periods names the GPUs there are in one, least and most."""
     instance = go.PlacementInstance.parse(tiny())
-    budget = {"name": "carbon", "metric": "carbon_kg", "limit": {"axes": [], "values": 0.01}}
-    found = go.explain(instance.replace(budgets=[budget]))
-    assert found.infeasible
-    there = float(np.max(instance.gpus.sum(axis=(1, 2))))
-    for requirement in found.conflict:
-        if requirement.kind == "gpus":
-            number = requirement.text.rpartition(": ")[2].split()[0].replace(",", "")
-            assert float(number) <= there
+    asked = requirements(instance)
+    family, sets = asked.families["gpus"], instance.sets
+    site, gpu_type = sets["site"].index("sweden"), sets["gpu_type"].index("h100")
+    here = (family.codes["site"] == site) & (family.codes["gpu_type"] == gpu_type)
+    member = family.start + np.flatnonzero(here)
+    assert instance.gpus[:, site, gpu_type].tolist() == [24, 16]
+    assert asked.text(member) == "GPUs h100 at sweden in every period: 16 to 24 GPUs"
+    constant = requirements(instance.replace(gpus={"axes": [], "values": 24.0}))
+    assert constant.text(member) == "GPUs h100 at sweden in every period: 24 GPUs"

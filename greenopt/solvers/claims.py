@@ -10,9 +10,6 @@ import numpy as np
 from greenopt.solvers.scaling import Scaled
 from greenopt.solvers.task import Answer, Line, Task, Termination
 
-AMBIGUOUS = "infeasible or unbounded"
-"""Message of an answer that is one of the two, still to be told apart."""
-
 
 def obvious(task: Task) -> Answer | None:
     """The answer where no solver is needed: crossed bounds, or rows without coefficients.
