@@ -37,6 +37,9 @@ from greenopt.problems.placement.instance import (
 SLACK = 1e-9
 """Relative slack of limits on latency, memory and deferral: equality in the data counts."""
 
+PIECES = 16
+"""Chords that stand for the waiting at a level from an idle queue to the level's full load."""
+
 J_PER_KWH = 3.6e6
 S_PER_H = 3600.0
 Place = Callable[..., tuple[int | None, int | None]]
@@ -61,6 +64,7 @@ METRICS = (
     "cost_usd",
     "ttft_warm_request_s",
     "ttft_startup_request_s",
+    "ttft_queue_request_s",
     "ttft_request_s",
     "ttft_mean_s",
     "deferral_request_s",
@@ -90,13 +94,13 @@ def build(
     Returns
     -------
     pyomo.environ.ConcreteModel
-        Variables ``flow``, ``instances``, ``running``, ``starts``, ``startup_waits``,
+        Variables ``flow``, ``instances``, ``filled``, ``running``, ``starts``, ``startup_waits``,
         ``deferred``, ``whole_flow``, ``unmet``, ``peak_kw``, ``site_max`` and ``used``, rows
-        ``demand``, ``deadline``, ``load_row``, ``whole``, ``running_row``, ``start``, ``min_up``,
-        ``startup_share``, ``startup_wait``, ``instance_limit``, ``gpus``, ``power_cap``, ``peak``,
-        ``budget``, ``site_max_row``, ``one_level``, ``level_used`` and ``stage``, and
-        ``objective``. ``model.data`` holds sets and coefficients (`Data`). A component the
-        instance does not ask for is there and empty.
+        ``demand``, ``deadline``, ``load_row``, ``filled_row``, ``whole``, ``running_row``,
+        ``start``, ``min_up``, ``startup_share``, ``startup_wait``, ``instance_limit``, ``gpus``,
+        ``power_cap``, ``peak``, ``budget``, ``site_max_row``, ``one_level``, ``level_used`` and
+        ``stage``, and ``objective``. ``model.data`` holds sets and coefficients (`Data`). A
+        component the instance does not ask for is there and empty.
 
     Raises
     ------
@@ -106,9 +110,12 @@ def build(
 
     Notes
     -----
-    Three rows have longer names than in `placement.md`: ``running_row`` and ``site_max_row``,
-    because variables are called ``running`` and ``site_max``, and ``load_row``, because Pyomo
-    reserves ``load``.
+    Four rows have longer names than in `placement.md`: ``filled_row``, ``running_row`` and
+    ``site_max_row``, because variables are called ``filled``, ``running`` and ``site_max``, and
+    ``load_row``, because Pyomo reserves ``load``.
+
+    Where waiting in queues is a curve (``load_rule`` "at_most"), the model charges its chords, a
+    little more than the curve.
 
     Pyomo refuses rows without variables. Such a row is left out where it holds; where it does not
     hold (demand that no site may serve), it gets the variable ``nothing``, which is fixed at zero,
@@ -324,6 +331,44 @@ class Data:
             for t, o, k in self.most_deferred
         }
 
+    # Waiting in a queue
+
+    def utilisation(self, n: int, m: int, ell: int) -> float:
+        """Utilisation u_pl of an instance at the level's full load; 0 without a queue."""
+        queue = self.profiles[n, m].queue
+        return queue.service_s * self.level(n, m, ell).requests_per_s if queue else 0.0
+
+    def variability(self, n: int, m: int) -> float:
+        """Variability γ_p of arrivals and service; 0 without a queue."""
+        queue = self.profiles[n, m].queue
+        return (queue.arrival_cv2 + queue.service_cv2) / 2 if queue else 0.0
+
+    def wait(self, k: int, m: int, ell: int, statistic: str) -> float:
+        """Wait t_p of class k at the level's full load, by its statistic; 0 without a queue."""
+        n = self.model_of[k]
+        queue, u = self.profiles[n, m].queue, self.utilisation(n, m, ell)
+        if queue is None or u == 0:
+            return 0.0
+        if_busy = self.work(k, m) * queue.service_s * self.variability(n, m) / (1 - u)
+        if statistic == "mean":
+            return if_busy * u
+        return max(0.0, if_busy * math.log(u / (1 - _share(statistic))))
+
+    def waiting_request_s(self, t: int, n: int, m: int, u: float) -> float:
+        """Waiting γ_p Δ_t ψ(u) at one instance in a period, request-seconds."""
+        return self.variability(n, m) * self.delta[t] * u * u / (1 - u)
+
+    def waiting_is_curved(self, n: int, m: int) -> bool:
+        """Whether instances of a profile that queues may be at less than their level's load."""
+        return self.profiles[n, m].queue is not None and self.instance.load_rule == "at_most"
+
+    def points(self, n: int, m: int, ell: int) -> list[float]:
+        """Utilisations ν_pli between which chords stand for the curve; none where it is none."""
+        if not self.waiting_is_curved(n, m) or self.level(n, m, ell).requests_per_s == 0:
+            return []
+        idle = 1 - self.utilisation(n, m, ell)
+        return [1 - idle ** (i / PIECES) for i in range(PIECES + 1)]
+
     # Who may run where
 
     def work(self, k: int, m: int) -> float:
@@ -354,6 +399,7 @@ class Data:
             return True
         first = self.rtt[o][s] + self.last_mile[o]
         first += self.prefill(k, m, ell, request.ttft_statistic)
+        first += self.wait(k, m, ell, request.ttft_statistic)
         return bool(first <= request.ttft_limit_s * (1 + SLACK))
 
     def goes_on_in_time(self, k: int, m: int, ell: int) -> bool:
@@ -414,13 +460,18 @@ class Data:
 
     @cached_property
     def groups(self) -> dict[tuple[int, int], list[list[int]]]:
-        """Levels of each group g of each profile: alike in eligibility and prefill curve."""
+        """Levels of each group g of each profile: alike in eligibility and prefill curve.
+
+        Where waiting is a curve, each level by itself.
+        """
         return {(n, m): self._groups_of(n, m) for n, m in self.profiles}
 
     def _groups_of(self, n: int, m: int) -> list[list[int]]:
         alike: dict[Any, list[int]] = {}
         for ell in self.levels(n, m):
-            signature = frozenset(self.eligible[n, m, ell]), self.level(n, m, ell).prefill_s
+            itself = ell if self.waiting_is_curved(n, m) else None
+            prefill = self.level(n, m, ell).prefill_s
+            signature = frozenset(self.eligible[n, m, ell]), prefill, itself
             alike.setdefault(signature, []).append(ell)
         return list(alike.values())
 
@@ -444,6 +495,15 @@ class Data:
             for t in self.periods
             for s, n, m in self.held
             for ell in self.levels(n, m)
+        ]
+
+    @cached_property
+    def filled_index(self) -> list[tuple[int, ...]]:
+        """Every (t, s, n, m, l, i) whose waiting is a curve, with the numbers of its points."""
+        return [
+            (t, s, n, m, ell, i)
+            for t, s, n, m, ell in self.instance_index
+            for i in range(len(self.points(n, m, ell)))
         ]
 
     @cached_property
@@ -585,13 +645,23 @@ class Data:
         it_power, facility_power = self.power(t, s, n, m, ell)
         e_it = it_power * self.delta[t] / J_PER_KWH
         e = facility_power * self.delta[t] / J_PER_KWH
+        waiting = self.waiting_request_s(t, n, m, self.utilisation(n, m, ell))
+        if self.waiting_is_curved(n, m):
+            waiting = 0.0
         return {
             **self._per_use(t, s, n, m, e_it, e, self.delta[t]),
+            "ttft_queue_request_s": waiting,
+            "ttft_request_s": waiting,
             **{
                 name: coefficient[t][s][n][m][ell] * self.delta[t]
                 for name, coefficient in self.custom_per_instance_s.items()
             },
         }
+
+    def per_filled(self, t: int, s: int, n: int, m: int, ell: int, i: int) -> dict[str, float]:
+        """Metrics of one instance at the utilisation of a point through the period."""
+        waiting = self.waiting_request_s(t, n, m, self.points(n, m, ell)[i])
+        return {"ttft_queue_request_s": waiting, "ttft_request_s": waiting}
 
     def per_start(self, b: int, s: int, n: int, m: int) -> dict[str, float]:
         """Metrics of one start at the beginning of the block."""
@@ -733,7 +803,7 @@ class Data:
 
 
 def _add_flows_and_instances(model: pyo.ConcreteModel) -> None:
-    """Add x and y."""
+    """Add x, y and η."""
     data = model.data
     model.flow = pyo.Var(
         data.flow_index,
@@ -744,6 +814,10 @@ def _add_flows_and_instances(model: pyo.ConcreteModel) -> None:
         data.instance_index,
         domain=lambda _, t, s, n, m, ell: _domain(data.whole_serving(n, m)),
         bounds=lambda _, *tsnml: (0.0, _finite(2 * data.most_instances(*tsnml))),
+    )
+    model.filled = pyo.Var(
+        data.filled_index,
+        bounds=lambda _, *tsnmli: (0.0, 2 * data.most_instances(*tsnmli[:5])),
     )
 
 
@@ -834,6 +908,7 @@ def _kinds(model: pyo.ConcreteModel) -> list[tuple[Any, Place, Callable[..., dic
     return [
         (model.flow, lambda t, o, k, s, m, g: (t, s), data.per_request),
         (model.instances, lambda t, s, n, m, ell: (t, s), data.per_instance),
+        (model.filled, lambda t, s, n, m, ell, i: (t, s), data.per_filled),
         (model.starts, lambda b, s, n, m: (data.first(b), s), data.per_start),
         (model.startup_waits, lambda b, k, s, m: (data.first(b), s), data.per_startup_wait),
         (model.deferred, lambda t, o, k: (t, None), data.per_deferred),
@@ -896,6 +971,9 @@ def _add_service_rows(model: pyo.ConcreteModel) -> None:
         ],
         rule=_load_row,
     )
+    model.filled_row = pyo.Constraint(
+        sorted({tsnmli[:5] for tsnmli in data.filled_index}), rule=_filled_row
+    )
     model.whole = pyo.Constraint(data.whole_flow_index, rule=_whole_row)
 
 
@@ -921,15 +999,33 @@ def _load_row(model: pyo.ConcreteModel, t: int, s: int, n: int, m: int, g: int) 
         for o, k in product(data.origins, data.classes)
         if data.model_of[k] == n and (t, o, k, s, m, g) in model.flow
     )
-    rates = {ell: data.level(n, m, ell).requests_per_s for ell in data.groups[n, m][g]}
     served = pyo.quicksum(
-        data.delta[t] * rate * model.instances[t, s, n, m, ell]
-        for ell, rate in rates.items()
+        data.delta[t] * rate * instances
+        for ell in data.groups[n, m][g]
+        for rate, instances in _rates(model, t, s, n, m, ell)
         if rate != 0
     )
     if data.instance.load_rule == "at_most":
         return _at_most(model, work - served, 0.0)
     return _equal(model, work - served, 0.0)
+
+
+def _rates(
+    model: pyo.ConcreteModel, t: int, s: int, n: int, m: int, ell: int
+) -> list[tuple[float, Any]]:
+    """Reference requests per second and instance at a level: by point where waiting is a curve."""
+    data = model.data
+    points = data.points(n, m, ell)
+    if not points:
+        return [(data.level(n, m, ell).requests_per_s, model.instances[t, s, n, m, ell])]
+    service_s = data.profiles[n, m].queue.service_s
+    return [(u / service_s, model.filled[t, s, n, m, ell, i]) for i, u in enumerate(points)]
+
+
+def _filled_row(model: pyo.ConcreteModel, t: int, s: int, n: int, m: int, ell: int) -> Any:
+    points = range(len(model.data.points(n, m, ell)))
+    filled = pyo.quicksum(model.filled[t, s, n, m, ell, i] for i in points)
+    return filled - model.instances[t, s, n, m, ell] == 0.0
 
 
 def _whole_row(model: pyo.ConcreteModel, t: int, o: int, k: int, s: int, m: int) -> Any:
@@ -1112,6 +1208,7 @@ def _budget_row(model: pyo.ConcreteModel, i: int, t: int, s: int) -> Any:
         for index, x in _in_scope(model.flow, period, site, lambda t, o, k, s, m, g: (t, s))
     ]
     excess += _columns(model, "ttft_startup_request_s", period, site)
+    excess += _columns(model, "ttft_queue_request_s", period, site)
     return _at_most(model, pyo.quicksum(c * v for c, v in excess if c != 0), 0.0)
 
 
@@ -1201,7 +1298,7 @@ def _mean(lengths: Distribution) -> float:
 
 def _percentile(lengths: Distribution, statistic: str) -> float:
     """Smallest length whose cumulated probability reaches the statistic's share."""
-    share = 1.0 if statistic == "max" else float(statistic.removeprefix("p")) / 100
+    share = _share(statistic)
     cumulated, total = 0.0, sum(lengths.probabilities)
     for value, probability in zip(lengths.values, lengths.probabilities, strict=True):
         cumulated += probability
@@ -1209,6 +1306,11 @@ def _percentile(lengths: Distribution, statistic: str) -> float:
         if cumulated >= share * total * (1 - 1e-12):
             return value
     return lengths.values[-1]
+
+
+def _share(statistic: str) -> float:
+    """Share of a percentile or, for "max", of all."""
+    return 1.0 if statistic == "max" else float(statistic.removeprefix("p")) / 100
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ if (_folder / "placement.py").exists():
     sys.meta_path.append(FormulationsFinder(_folder))
 
 if TYPE_CHECKING:
+    from greenopt import datasets as datasets
     from greenopt.certifying import Certificate, StageCertificate, certify
     from greenopt.checking import CheckReport, check
     from greenopt.errors import (
@@ -104,7 +105,12 @@ __all__ = [
 ]
 
 
+_PACKAGES = ("datasets",)
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"greenopt.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'greenopt' has no attribute {name!r}")
     value = getattr(import_module(f"greenopt.{_HOME[name]}"), name)
@@ -113,4 +119,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_PACKAGES]

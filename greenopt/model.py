@@ -187,14 +187,19 @@ def dual_bound(model: Model, c: FloatArray, row_dual: FloatArray) -> float:
     the bound it leans on is set to zero, so that the result is a bound whatever came in. Minus
     infinity if an unbounded column has a nonzero reduced cost.
     """
-    dual = np.where(np.isfinite(model.row_lower), row_dual, np.minimum(row_dual, 0.0))
-    dual = np.where(np.isfinite(model.row_upper), dual, np.maximum(dual, 0.0))
+    dual = clipped(model, row_dual)
     side = np.where(dual > 0, model.row_lower, model.row_upper)
     rows = np.where(dual != 0, dual * np.where(dual != 0, side, 0.0), 0.0)
     reduced = c - model.matrix.T @ dual
     bound = np.where(reduced > 0, model.column_lower, model.column_upper)
     columns = np.where(reduced != 0, reduced * np.where(reduced != 0, bound, 0.0), 0.0)
     return float(rows.sum() + columns.sum())
+
+
+def clipped(model: Model, row_dual: FloatArray) -> FloatArray:
+    """Row multipliers with those of the wrong sign, leaning on a bound that is not there, at 0."""
+    dual = np.where(np.isfinite(model.row_lower), row_dual, np.minimum(row_dual, 0.0))
+    return np.where(np.isfinite(model.row_upper), dual, np.maximum(dual, 0.0))
 
 
 def _names(blocks: Mapping[str, Block]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -51,6 +51,9 @@ WITHOUT_PLAN = {
 
 EXPLANATION_LIMIT_S = 60.0
 """Longest time for finding out why there is no plan, s; no more than the solve's own limit."""
+
+REFINEMENTS = 8
+"""Solves with more pieces of curves, at most."""
 
 CHECK_TOLERANCE = 1e-6
 """Largest relative violation the checker accepts."""
@@ -216,6 +219,7 @@ class Run:
     runtime_s: dict[str, float] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    _prices: tuple[Model, int, FloatArray] | None = None
 
     def __post_init__(self) -> None:
         limit = arguments.time_limit_s(self.time_limit)
@@ -239,7 +243,7 @@ class Run:
         """
         formulation = formulation or self.formulate()
         self.report["gap_asked"] = self.settings.gap
-        raw, stages, x, scales = self._stages(formulation)
+        formulation, (raw, stages, x, scales) = self._refined(formulation)
         decision: dict[str, Any] = {}
         found = None
         if x is not None:
@@ -252,6 +256,8 @@ class Run:
         elif raw.termination == Termination.INFEASIBLE:
             with self._timed("explain"):
                 self._explain()
+        if found is not None and formulation.below() is not None:
+            _take_true_values(stages, found.stages)
         status = self._status(raw, stages, found, scales)
         if found is not None and stages:
             last = stages[-1]
@@ -290,6 +296,21 @@ class Run:
         yield
         elapsed = time.perf_counter() - started
         self.runtime_s[phase] = self.runtime_s.get(phase, 0.0) + elapsed
+
+    def _refined(self, formulation: Any) -> tuple[Any, tuple[Any, ...]]:
+        """Solve, with more pieces where curves leave a gap; the formulation and what came out."""
+        result = self._stages(formulation)
+        for _ in range(REFINEMENTS if formulation.below() is not None else 0):
+            raw, stages, x, scales = result
+            if x is None or self._prices is None or formulation.model.is_integer:
+                break
+            last = stages[-1]
+            if closes(last.objective, last.bound, self.settings.gap / 2, scales[-1]):
+                break
+            with self._timed("build"):
+                formulation = formulation.finer(*self._prices)
+            result = self._stages(formulation)
+        return formulation, result
 
     def _stages(
         self, formulation: Any
@@ -445,19 +466,34 @@ class Run:
         relaxed = raw
         if model.is_integer or not find(self.settings.solver).duals:
             if not self.settings.bound:
-                return StageResult(value, raw.tree_bound, "tree")
+                return StageResult(value, self._tree_bound(formulation, number, raw), "tree")
             relaxed = self._solve(model, number, relax=True)
-        bound, marginals = -np.inf, {}
+        bound, marginals, self._prices = -np.inf, {}, None
         if relaxed.row_dual is not None and relaxed.x is not None:
-            bound = model.stages[number].bound(model, relaxed.x, relaxed.row_dual)
-            marginals = formulation.marginals_of(model, relaxed.row_dual)
+            self._prices = (model, number, relaxed.row_dual)
+            dual = formulation.proving(*self._prices)
+            bound = model.stages[number].bound(model, relaxed.x, dual)
+            marginals = formulation.marginals_of(model, dual)
         if not model.is_integer:
             return StageResult(
                 value, bound, "own-dual" if np.isfinite(bound) else "none", marginals
             )
-        if raw.tree_bound > bound:
-            return StageResult(value, raw.tree_bound, "tree", marginals)
+        tree_bound = self._tree_bound(formulation, number, raw)
+        if tree_bound > bound:
+            return StageResult(value, tree_bound, "tree", marginals)
         return StageResult(value, bound, "lp", marginals)
+
+    def _tree_bound(self, formulation: Any, number: int, raw: RawResult) -> float:
+        """What a search has proved; where curves are cut into pieces, one with pieces below them."""
+        below = formulation.below()
+        if below is None:
+            return raw.tree_bound
+        if number > 0:  # earlier stages are kept above their curves
+            return -np.inf
+        with self._timed("bound"):
+            return self._run_once(
+                below.model, number, self.settings.solver, False, {}, False, None
+            ).tree_bound
 
     def _status(
         self, raw: RawResult, stages: list[StageResult], found: Any, scales: list[float]
@@ -503,3 +539,10 @@ class Run:
                 "solver": "infeasible",
                 "checker": "all requirements can be met together, within their tolerances",
             }
+
+
+def _take_true_values(stages: list[StageResult], values: Sequence[float]) -> None:
+    """Put what a plan is worth on its curves in place of what their chords say, if that is less."""
+    for i, (stage, value) in enumerate(zip(stages, values, strict=False)):
+        if value <= stage.objective:
+            stages[i] = StageResult(value, stage.bound, stage.bound_source, stage.marginals)

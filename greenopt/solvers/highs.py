@@ -375,6 +375,23 @@ class Program:
         )
 
 
+def loaded(highspy: Any, scaled: Scaled, task: Task) -> Any:
+    """A HiGHS object with a linear program in it, silent and set as for a task."""
+    program = highspy.Highs()
+    program.silent()
+    for name, value in (
+        ("threads", 1),
+        ("random_seed", task.seed),
+        ("primal_feasibility_tolerance", PRIMAL_TOLERANCE),
+        ("dual_feasibility_tolerance", task.dual_tolerance),
+        ("small_matrix_value", 1e-12),
+        ("solver", "simplex"),
+    ):
+        program.setOptionValue(name, value)
+    _pass(highspy, program, scaled)
+    return program
+
+
 def _pass(highspy: Any, highs: Any, scaled: Scaled) -> None:
     lp = highspy.HighsLp()
     lp.num_row_, lp.num_col_ = scaled.matrix.shape

@@ -8,6 +8,7 @@ Every choice that is not a figure of a source stands in `RULES` and goes into th
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from greenopt.physics.carbon import operational_kg
-from greenopt.physics.energy import S_PER_H, energy_kwh, it_and_facility_power_w
-from greenopt.physics.kv_cache import batch_by_littles_law, kv_bytes_per_token, kv_capacity_bytes
-from greenopt.physics.latency import prefill_s
-from greenopt.physics.water import make_up_wue_l_per_kwh, scale_to_mean
-from greenopt.problems.placement.instance import (
-    Distribution,
-    Level,
-    PlacementInstance,
-    Profile,
-    RequestClass,
-)
+from greenopt.datasets import read_rtt
+from greenopt.physics.energy import S_PER_H
+from greenopt.problems.placement.instance import PlacementInstance
 
 HERE = Path(__file__).resolve().parent
-DATA = HERE.parents[2] / "shared" / "data"
+sys.path.append(str(HERE.parent))
+
+from composing import (  # noqa: E402
+    BYTES_PER_TOKEN,
+    CYCLES,
+    DATA,
+    SOURCES,
+    bins,
+    gpu_document,
+    home_level,
+    home_plan_metrics,
+    host_adder_w,
+    levels,
+    model_document,
+    operating_points,
+    prefill_curve,
+    pue,
+    rounded,
+    rounded_all,
+    rtt_within_region_s,
+    scaled_wue_l_per_kwh,
+    weighted,
+    work,
+)
 
 DAY = "2023-07-18"
 GPUS = {
@@ -45,25 +60,27 @@ GPUS = {
 """H100 and A100 GPUs at each site (ours)."""
 SITES = tuple(GPUS)
 AWS_TEXAS = "us-east-1-dwf-1"
-CYCLES = 3.0
-WUE_PROVIDER = "openai"
 LAST_MILE_S = 0.010
-BINS = 100
-BYTES_PER_TOKEN = 4
 PEAK_UTILISATION = 0.6
-LITTLE_TOLERANCE = 0.2
 DEMAND_MODEL, DEMAND_DAY = "language/m-large", 10
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "llama-3.1-70b": {"parameters": 70.6e9, "layers": 80, "kv_heads": 8, "head_dimension": 128},
     "llama-3.1-8b": {"parameters": 8.03e9, "layers": 32, "kv_heads": 8, "head_dimension": 128},
 }
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "h100": {"gpu": "H100-80GB", "ml_energy": "NVIDIA H100 80GB HBM3", "prefill": ("h100-80gb", 4)},
     "a100": {"gpu": "A100-40GB", "ml_energy": "NVIDIA A100-SXM4-40GB", "prefill": ("a100-80gb", 8)},
 }
 """GPU type, name at ML.ENERGY, and the hardware and tensor parallelism of the prefill curve."""
-ML_ENERGY = {"llama-3.1-70b": "3.1-70B-Instruct", "llama-3.1-8b": "3.1-8B-Instruct"}
+ML_ENERGY_V2 = {
+    "llama-3.1-70b": "meta-llama/Meta-Llama-3.1-70B-Instruct",
+    "llama-3.1-8b": "meta-llama/Meta-Llama-3.1-8B-Instruct",
+}
+ML_ENERGY_V3 = {
+    "llama-3.1-70b": "meta-llama/Llama-3.1-70B-Instruct",
+    "llama-3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+}
 TENSOR_PARALLEL = {
     ("llama-3.1-70b", "h100"): 4,
     ("llama-3.1-70b", "a100"): 8,
@@ -104,8 +121,6 @@ TRACES = {
         "num_decode_tokens",
     ),
 }
-METRICS = ("carbon_kg", "water_l", "cost_usd", "ttft_mean_s")
-
 RULES = (
     f"The day is {DAY}, a Tuesday, in 24 UTC hours; no value of any series is missing on it.",
     "Every site is also an origin of requests.",
@@ -173,7 +188,7 @@ RULES = (
     "All figures are rounded to 6 significant digits.",
 )
 
-SOURCES: tuple[dict[str, str], ...] = (
+QUICK_SOURCES: tuple[Mapping[str, str], ...] = (
     {
         "name": "Electricity Maps, hourly carbon intensity 2023 (life cycle, consumption)",
         "licence": "ODbL-1.0",
@@ -191,49 +206,12 @@ SOURCES: tuple[dict[str, str], ...] = (
         "note": "data/electricity_prices/processed, time stamps and currencies rebuilt, USD at "
         "fixed rates; the repository is MIT, each market operator has terms of its own",
     },
-    {
-        "name": "Open-Meteo historical weather 2023 collected by SustainCluster",
-        "licence": "CC-BY-4.0",
-        "attribution": "Weather data by Open-Meteo.com (CC BY 4.0), collected by "
-        "HewlettPackard/sustain-cluster (MIT)",
-        "url": "https://github.com/HewlettPackard/sustain-cluster @293fbd152dae",
-        "note": "wet bulb derived from temperature and humidity by Stull (2011), then WUE",
-    },
-    {
-        "name": "WUE polynomial and water factors by fuel of WaterWise",
-        "licence": "Apache-2.0",
-        "attribution": "LukeJYK/PPoPP25_WaterWise (arXiv 2501.17944)",
-        "url": "https://github.com/LukeJYK/PPoPP25_WaterWise @b6ce67a7a545",
-        "note": "data/source_ci_ewif.json and the polynomial with 3 cycles of concentration",
-    },
-    {
-        "name": "Electricity mix by country, Our World in Data through CodeCarbon",
-        "licence": "CC-BY-4.0",
-        "attribution": "Our World in Data (CC BY 4.0), in CodeCarbon 3.3.2 (MIT)",
-        "url": "https://pypi.org/project/codecarbon/3.3.2",
-        "note": "mix of each country times the WaterWise factors: annual EWIF",
-    },
-    {
-        "name": "EcoLogits constants: provider WUE, server power, embodied carbon",
-        "licence": "MPL-2.0",
-        "attribution": "EcoLogits (GenAI Impact), release 0.11.3",
-        "url": "https://pypi.org/project/ecologits/0.11.3",
-        "note": "figures only: WUE 0.569 L/kWh, 1.2 kW, 273 kg, 5700 kg, 8 GPUs, 3 years",
-    },
-    {
-        "name": "Azure GreenSKU framework parameters",
-        "licence": "CC-BY-4.0",
-        "attribution": "Microsoft Azure, AzurePublicDataset (CC BY 4.0)",
-        "url": "https://github.com/Azure/AzurePublicDataset @b469a113cedc",
-        "note": "analysis/GreenSKU-Framework/data/params.yaml: PUE 1.12",
-    },
-    {
-        "name": "Azure LLM inference traces 2023, conversation and code",
-        "licence": "CC-BY-4.0",
-        "attribution": "Microsoft Azure, AzurePublicDataset (CC BY 4.0)",
-        "url": "https://github.com/Azure/AzurePublicDataset @b469a113cedc",
-        "note": "token lengths as 20 bin means",
-    },
+    SOURCES["weather"],
+    SOURCES["water"],
+    SOURCES["mix"],
+    SOURCES["ecologits"],
+    SOURCES["greensku"],
+    SOURCES["azure traces"],
     {
         "name": "GCP inter-region round-trip times, SMU AT&T Center",
         "licence": "Apache-2.0",
@@ -241,13 +219,7 @@ SOURCES: tuple[dict[str, str], ...] = (
         "url": "https://github.com/umassos/decarbonization-potential @3493a63016bd",
         "note": "shared_data/raw_gcp_latency.csv, eight regions, ms to s",
     },
-    {
-        "name": "AWS round-trip times, cloudping.co, median of one year to May 2025",
-        "licence": "Apache-2.0",
-        "attribution": "cloudping.co through oaustegard/oaustegard.github.io (Apache-2.0)",
-        "url": "https://github.com/oaustegard/oaustegard.github.io @a6d652c87263",
-        "note": "median of the diagonal, the round trip within a region",
-    },
+    SOURCES["aws latency"],
     {
         "name": "AWS inter-region transfer list prices collected by SustainCluster",
         "licence": "MIT",
@@ -269,27 +241,9 @@ SOURCES: tuple[dict[str, str], ...] = (
         "url": "https://github.com/ml-energy/leaderboard @0cd52dab897c",
         "note": "no licence stated: only fitted ratios of latency percentiles to the mean enter",
     },
-    {
-        "name": "Splitwise performance model",
-        "licence": "MIT",
-        "attribution": "Mutinifni/splitwise-sim (MIT), Patel et al., ISCA 2024",
-        "url": "https://github.com/Mutinifni/splitwise-sim @8f99e7d",
-        "note": "data/perf_model.csv: median prefill time by prompt length, llama2-70b, batch 1",
-    },
-    {
-        "name": "Vidur processed traces, arXiv summarisation",
-        "licence": "MIT",
-        "attribution": "microsoft/vidur (MIT)",
-        "url": "https://github.com/microsoft/vidur @7d47513363ec",
-        "note": "token lengths as 20 bin means",
-    },
-    {
-        "name": "ServeGen, Alibaba Cloud model serving rates",
-        "licence": "Apache-2.0",
-        "attribution": "alibaba/ServeGen (Apache-2.0)",
-        "url": "https://github.com/alibaba/ServeGen @f891d1189eb3",
-        "note": "course of one day of language/m-large",
-    },
+    SOURCES["splitwise"],
+    SOURCES["vidur"],
+    SOURCES["servegen"],
     {
         "name": "Llama 3.1 model configurations",
         "licence": "LicenseRef-Llama-3.1-Community",
@@ -344,9 +298,7 @@ def build(data: Path) -> PlacementInstance:
     busy_gpu_s = PEAK_UTILISATION * S_PER_H * float(draft.gpus[0].sum())
     factor = busy_gpu_s / gpu_s_per_request(draft) / shape.sum(axis=(1, 2)).max()
     scaled = draft.replace(demand_requests=np.round(shape * factor))
-    scales = home_plan_metrics(scaled)
-    terms = [{"metric": m, "weight": 1.0, "scale": rounded(scales[m])} for m in METRICS]
-    return scaled.replace(objective=({"terms": terms},))
+    return scaled.replace(objective=weighted(home_plan_metrics(scaled, "h100")))
 
 
 def provenance() -> dict[str, Any]:
@@ -356,7 +308,7 @@ def provenance() -> dict[str, Any]:
         "chat, code and summarisation requests on H100 and A100 GPUs, four objectives",
         "builder": "instances/placement/build_quick.py",
         "data_licence": "ODbL-1.0 AND LicenseRef-market-operators",
-        "sources": SOURCES,
+        "sources": QUICK_SOURCES,
         "rules": RULES,
     }
 
@@ -397,16 +349,8 @@ def wue(data: Path, places: pd.DataFrame) -> pd.DataFrame:
     path = data / "water/wetbulb_c_openmeteo_16zones_2021_2024.csv.gz"
     wet_bulb = series(path, places["weather_openmeteo"])
     wet_bulb = wet_bulb[wet_bulb.index.str.startswith(DAY[:4])]
-    raw = make_up_wue_l_per_kwh(wet_bulb.to_numpy(), unit="C", cycles_of_concentration=CYCLES)
-    operators = pd.read_csv(data / "water/ecologits_provider_pue_wue.csv", index_col="provider")
-    mean = float(operators["wue_min_l_per_kwh"].loc[WUE_PROVIDER])
-    return pd.DataFrame(scale_to_mean(raw, mean), index=wet_bulb.index)
-
-
-def pue(data: Path) -> float:
-    """Read Azure's PUE from the GreenSKU parameters."""
-    lines = (data / "power/greensku/params.yaml").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith("PUE:")).split()[1])
+    scaled = scaled_wue_l_per_kwh(data, wet_bulb.to_numpy())
+    return pd.DataFrame(scaled, index=wet_bulb.index)
 
 
 def series(path: Path, zones: pd.Series) -> pd.DataFrame:
@@ -424,15 +368,14 @@ def of_day(frame: pd.DataFrame) -> np.ndarray:
 
 def network(data: Path, places: pd.DataFrame) -> dict[str, Any]:
     """Round trips and transfer prices between the regions."""
-    gcp = pd.read_csv(data / "latency/gcp_rtt_ms_matrix.csv", index_col="sending_region")
-    aws = pd.read_csv(data / "latency/aws_p50_rtt_ms_matrix_2025-05.csv", index_col="from")
-    rtt_ms = gcp.loc[places["gcp"], places["gcp"]].to_numpy(dtype=float)
-    np.fill_diagonal(rtt_ms, np.median(np.diag(aws.to_numpy())))
+    gcp = read_rtt(data / "latency/gcp_rtt_ms_matrix.csv", missing="allow")
+    rtt_s = gcp.select(places["gcp"], places["gcp"]).seconds.copy()
+    np.fill_diagonal(rtt_s, rtt_within_region_s(data))
     regions = places["aws"].fillna(AWS_TEXAS)
     table = pd.read_csv(data / "prices/network_transfer_usd_per_gb_aws.csv", index_col=0)
     from_to = table.loc[regions, regions].to_numpy(dtype=float)
     return {
-        "rtt_s": rounded_all(rtt_ms / 1000),
+        "rtt_s": rounded_all(rtt_s),
         "last_mile_s": {"axes": [], "values": LAST_MILE_S},
         "egress_usd_per_gb": from_to.T,  # (origin, site): what the site sends to the origin
     }
@@ -444,124 +387,43 @@ def network(data: Path, places: pd.DataFrame) -> dict[str, Any]:
 def service(data: Path) -> dict[str, Any]:
     """Models, GPUs, profiles and classes."""
     profiles = {pair: profile(data, *pair) for pair in TENSOR_PARALLEL}
-    constants = ecologits(data)
-    per_gpu = constants["SERVER_EMBODIED_IMPACT_GWP"] / constants["SERVER_GPUS"]
     return {
-        "models": [
-            {
-                "name": name,
-                "weight_bytes": 2 * m["parameters"],
-                "kv_bytes_per_token": kv_bytes_per_token(
-                    int(m["layers"]), int(m["kv_heads"]), int(m["head_dimension"])
-                ),
-            }
-            for name, m in MODELS.items()
-        ],
-        "gpu_types": [
-            {
-                "name": name,
-                "memory_bytes": memory,
-                "usable_memory_fraction": 0.9,
-                "embodied_kg": constants["GPU_EMBODIED_IMPACT_GWP"] + per_gpu,
-                "lifetime_s": constants["HARDWARE_LIFESPAN"],
-            }
-            for name, memory in MEMORY_BYTES.items()
-        ],
+        "models": [model_document(name, **figures) for name, figures in MODELS.items()],
+        "gpu_types": [gpu_document(data, *figures) for figures in MEMORY_BYTES.items()],
         "profiles": [document for document, _ in profiles.values()],
         "classes": [request_class(data, name, profiles) for name in CLASSES],
     }
 
 
-def ecologits(data: Path) -> dict[str, float]:
-    """Read the constants of EcoLogits; a product of numbers is multiplied out."""
-    lines = (data / "power/ecologits_llm_constants.txt").read_text().splitlines()
-    pairs = (line.partition("#")[0].split("=") for line in lines if "=" in line)
-    return {
-        name.strip(): float(np.prod([float(factor) for factor in value.split("*")]))
-        for name, value in pairs
-    }
-
-
 def profile(data: Path, model: str, mode: str) -> tuple[dict[str, Any], float]:
     """Profile of a model in a mode, and the output tokens of its reference request."""
-    kept = measurements(data, model, mode)
-    tokens, seconds = prefill_curve(data, model, mode)
-    ratios = itl_ratios(data, model)
-    constants = ecologits(data)
     gpus = TENSOR_PARALLEL[model, mode]
-    levels = [
-        {
-            "requests_per_s": rounded(rate),
-            "power_w": rounded(power_w),
-            "itl_s": {name: rounded(itl_s * ratio) for name, ratio in ratios.items()},
-            "prefill_s": seconds,
-        }
-        for rate, power_w, itl_s in kept[["rate", "power_w", "itl_s"]].to_numpy(dtype=float)
-    ]
+    points = operating_points(data, ML_ENERGY_V2[model], MODES[mode]["ml_energy"], gpus)
+    hardware, parallel = MODES[mode]["prefill"]
+    size = MODELS[model]["parameters"] / MODELS["llama-3.1-70b"]["parameters"]
+    tokens, seconds = prefill_curve(data, hardware, parallel, size * parallel / gpus)
     document = {
         "model": model,
         "mode": mode,
         "gpu_type": MODES[mode]["gpu"],
         "gpus_per_instance": float(gpus),
         "power_boundary": "gpu",
-        "host_adder_w": gpus * 1000 * constants["SERVER_POWER"] / constants["SERVER_GPUS"],
+        "host_adder_w": host_adder_w(data, gpus),
         "prefill_tokens": tokens,
-        "levels": levels,
+        "levels": levels(points, itl_ratios(data, model), seconds),
     }
-    return document, float(kept["out"].mean())
-
-
-def measurements(data: Path, model: str, mode: str) -> pd.DataFrame:
-    """ML.ENERGY's operating points without queueing, dominated ones dropped, by latency."""
-    table = pd.read_csv(data / "power/mlenergy_v2_llm.csv").rename(
-        columns={
-            "Energy/req (J)": "energy_j",
-            "Avg TPOT (s)": "itl_s",
-            "Token tput (tok/s)": "tokens_per_s",
-            "Avg Output Tokens": "out",
-            "Avg BS (reqs)": "batch",
-        }
-    )
-    ours = (
-        table["Model"].str.endswith(ML_ENERGY[model])
-        & (table["GPU"] == MODES[mode]["ml_energy"])
-        & (table["TP"] == TENSOR_PARALLEL[model, mode])
-        & (table["task"] == "llm_text_generation/chat")
-    )
-    little = table["batch"] / batch_by_littles_law(table["tokens_per_s"], table["itl_s"])
-    kept = table[ours & ((little - 1).abs() <= LITTLE_TOLERANCE)].sort_values("itl_s")
-    kept = kept.assign(rate=kept["tokens_per_s"] / kept["out"])
-    kept = kept.assign(power_w=kept["energy_j"] * kept["rate"])
-    best = kept["rate"].cummax().shift(fill_value=0)
-    return pd.DataFrame(kept[kept["rate"] > best])
+    return document, float(points.output_tokens.mean())
 
 
 def itl_ratios(data: Path, model: str) -> dict[str, float]:
     """Percentiles of inter-token latency over its mean, medians over batch sizes on H100."""
     table = pd.read_csv(data / "power/mlenergy_v3_llm.csv")
-    ours = table["model_id"].str.endswith(ML_ENERGY[model]) & (table["gpu_model"] == "H100")
+    ours = (table["model_id"] == ML_ENERGY_V3[model]) & (table["gpu_model"] == "H100")
     rows = table[ours]
     mean_ms = 1000 * rows["avg_batch_size"] / rows["output_throughput_tokens_per_sec"]
     measured = {"p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
     ratios = {p: float((rows[f"{c}_itl_ms"] / mean_ms).median()) for p, c in measured.items()}
     return {"mean": 1.0, **ratios}
-
-
-def prefill_curve(data: Path, model: str, mode: str) -> tuple[list[float], list[float]]:
-    """Prompt lengths and prefill times, s."""
-    hardware, parallel = MODES[mode]["prefill"]
-    table = pd.read_csv(data / "power/splitwise_perf_model.csv")
-    ours = (
-        (table["model"] == "llama2-70b")
-        & (table["hardware"] == hardware)
-        & (table["tensor_parallel"] == parallel)
-        & (table["batch_size"] == 1)
-    )
-    curve = table[ours].groupby("prompt_size")["prompt_time"].median().cummax() / 1000
-    work = MODELS[model]["parameters"] / MODELS["llama-3.1-70b"]["parameters"]
-    seconds = curve.to_numpy() * work * int(parallel) / TENSOR_PARALLEL[model, mode]
-    tokens = [1.0, *(float(n) for n in curve.index)]
-    return tokens, [rounded(value) for value in (seconds[0], *seconds)]
 
 
 def request_class(
@@ -592,23 +454,6 @@ def request_class(
     }
 
 
-def bins(lengths: pd.Series) -> Distribution:
-    """Token lengths as bins of equal probability at their means."""
-    parts = np.array_split(np.sort(lengths.to_numpy(dtype=float)), BINS)
-    values = tuple(rounded(part.mean()) for part in parts)
-    return Distribution(values=values, probabilities=(1 / BINS,) * BINS)
-
-
-def work(
-    document: Mapping[str, Any], reference_output: float, prompt: Distribution, output: Distribution
-) -> float:
-    """Work of one request in reference requests: its decoding and its prefill."""
-    highest = Level.model_validate(document["levels"][-1])
-    times = prefill_s(prompt.values, document["prefill_tokens"], highest.prefill_s)
-    prefill_mean_s = float(np.dot(times, prompt.probabilities))
-    return output.mean / reference_output + highest.requests_per_s * prefill_mean_s
-
-
 # Demand and the reference plan
 
 
@@ -624,84 +469,15 @@ def demand_shape(data: Path, places: pd.DataFrame) -> np.ndarray:
     return shape
 
 
-def home_level(instance: PlacementInstance, k: RequestClass, mode: str) -> tuple[Profile, Level]:
-    """Profile and highest level on which a class may run at its origin's own site."""
-    (p,) = [p for p in instance.profiles if (p.model, p.mode) == (k.model, mode)]
-    home_s = float(np.diag(instance.rtt_s).max() + instance.last_mile_s.max())
-    fit = [level for level in p.levels if eligible(instance, k, p, level, home_s)]
-    return p, fit[-1]
-
-
-def eligible(
-    instance: PlacementInstance, k: RequestClass, p: Profile, level: Level, network_s: float
-) -> bool:
-    """Whether a class may run at a level, `network_s` away: latency limits and KV memory."""
-    (model,) = [m for m in instance.models if m.name == k.model]
-    (gpu,) = [g for g in instance.gpu_types if g.name == p.gpu_type]
-    tail = float(prefill_s(k.prompt_tokens.statistic("p95"), p.prefill_tokens, level.prefill_s))
-    in_time = network_s + tail <= (k.ttft_limit_s or np.inf)
-    even = level.itl_s["p95"] <= (k.tbt_limit_s or np.inf)
-    residence_s = prefill_mean_s(k, p, level) + k.output_tokens.mean * level.itl_s["mean"]
-    rate = level.requests_per_s / k.work_per_request[p.mode]
-    tokens = batch_by_littles_law(rate, residence_s) * (k.prompt_tokens.mean + k.output_tokens.mean)
-    room = kv_capacity_bytes(
-        p.gpus_per_instance, gpu.memory_bytes, gpu.usable_memory_fraction, model.weight_bytes
-    )
-    return bool(in_time and even and tokens * model.kv_bytes_per_token <= room)
-
-
-def prefill_mean_s(k: RequestClass, p: Profile, level: Level) -> float:
-    """Mean prefill time of a class, s."""
-    times = prefill_s(k.prompt_tokens.values, p.prefill_tokens, level.prefill_s)
-    return float(np.dot(times, k.prompt_tokens.probabilities))
-
-
 def gpu_s_per_request(instance: PlacementInstance) -> float:
     """GPU seconds of a mean request when each class runs in the mode it is sized on."""
     total = 0.0
-    for k in instance.classes:
+    for i, k in enumerate(instance.classes):
         mode = CLASSES[k.name]["sized_on"]
-        p, level = home_level(instance, k, mode)
+        p, level = home_level(instance, i, mode)
         instance_s = k.work_per_request[mode] / level.requests_per_s
         total += CLASSES[k.name]["share"] * p.gpus_per_instance * instance_s
     return total
-
-
-def home_plan_metrics(instance: PlacementInstance) -> dict[str, float]:
-    """Metrics when every origin is served at home in mode h100 at the highest eligible level."""
-    demand = instance.demand_requests
-    it_kwh, facility_kwh = np.zeros(demand.shape[:2]), np.zeros(demand.shape[:2])
-    ttft_s = egress_usd = 0.0
-    network_s = np.diag(instance.rtt_s) + instance.last_mile_s
-    for i, k in enumerate(instance.classes):
-        p, level = home_level(instance, k, "h100")
-        busy_s = demand[:, :, i] * k.work_per_request["h100"] / level.requests_per_s
-        powers_w = it_and_facility_power_w(
-            level.power_w, p.power_boundary, instance.pue, p.host_adder_w
-        )
-        it_kwh += energy_kwh(powers_w[0], busy_s)
-        facility_kwh += energy_kwh(powers_w[1], busy_s)
-        ttft_s += float((demand[:, :, i] * (network_s + prefill_mean_s(k, p, level))).sum())
-        gb = demand[:, :, i].sum(axis=0) * k.egress_bytes_per_request / 1e9
-        egress_usd += float(gb @ np.diag(instance.egress_usd_per_gb))
-    water_l = it_kwh * instance.wue_l_per_kwh + facility_kwh * instance.ewif_l_per_kwh
-    energy_usd = facility_kwh * instance.price_usd_per_mwh / 1000
-    return {
-        "carbon_kg": float(operational_kg(facility_kwh, instance.carbon_g_per_kwh).sum()),
-        "water_l": float(water_l.sum()),
-        "cost_usd": float(energy_usd.sum()) + egress_usd,
-        "ttft_mean_s": ttft_s / float(demand.sum()),
-    }
-
-
-def rounded(value: Any) -> float:
-    """Round a number to 6 significant digits."""
-    return float(f"{float(value):.6g}")
-
-
-def rounded_all(values: np.ndarray) -> np.ndarray:
-    """Round an array to 6 significant digits."""
-    return np.array([rounded(value) for value in values.ravel()]).reshape(values.shape)
 
 
 if __name__ == "__main__":

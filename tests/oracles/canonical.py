@@ -11,7 +11,7 @@ from pyomo.repn import generate_standard_repn
 
 from greenopt.model import Model
 
-PYOMO_NAMES = {"load_row": "load", "running_row": "running", "site_max_row": "site_max"}
+PYOMO_NAMES = {f"{name}_row": name for name in ("load", "filled", "running", "site_max")}
 
 Key = tuple[Any, ...]
 

@@ -37,7 +37,7 @@ COUNTING = (
 )
 """Switches of `random_document` that count running instances."""
 
-FEATURES = (*CORE_FEATURES, "at_most", *COUNTING, "whole_requests", "deferral")
+FEATURES = (*CORE_FEATURES, "at_most", *COUNTING, "whole_requests", "deferral", "queue")
 """Switches of `random_document`."""
 
 LONG = ("startup", "min_up", "blocks", "fixed", "deferral")
@@ -220,8 +220,10 @@ def random_document(
     boundary : {"server", "gpu", "facility"}
         What power was measured.
     **counting : bool
-        "at_most", those of `COUNTING`, "whole_requests" and "deferral": features to use. The ones
-        in `LONG` make three or four periods of them.
+        "at_most", those of `COUNTING`, "whole_requests", "deferral" and "queue": features to use.
+        The ones in `LONG` make three or four periods of them. With "queue", classes of a model are
+        of equal work in each mode that has one, and none limits the maximum of a time that has
+        none; the waiting is a curve together with "at_most".
 
     Returns
     -------
@@ -438,6 +440,8 @@ def _count(rng: np.random.Generator, document: Document, on: set[str]) -> None:
     if "blocks" in on:
         document["hold_periods"] = _random_blocks(rng, len(document["periods"]["start"]))
     for i, p in enumerate(document["profiles"]):
+        if "queue" in on and (i == 0 or rng.random() < 0.7):
+            _set_queue(rng, document, p)
         if "startup" in on and (i == 0 or rng.random() < 0.7):
             p["startup"] = _random_startup(rng, document, p)
         if "min_up" in on and (i == 0 or rng.random() < 0.7):
@@ -445,6 +449,18 @@ def _count(rng: np.random.Generator, document: Document, on: set[str]) -> None:
     for i, k in enumerate(document["classes"]):
         if "deferral" in on and (i == 0 or rng.random() < 0.6):
             k["deferral_limit_s"] = float(rng.choice([3600.0, 7200.0, 7200.0, 14400.0, 1e6]))
+
+
+def _set_queue(rng: np.random.Generator, document: Document, p: Document) -> None:
+    """Give a profile a queue that is anything from short to long at its last level."""
+    p["queue"] = {
+        "service_s": float(rng.uniform(0.2, 0.97)) / p["levels"][-1]["requests_per_s"],
+        "service_cv2": float(rng.choice([0.0, 0.5, 1.0, 3.0])),
+        "arrival_cv2": float(rng.choice([0.0, 1.0, 1.0, 2.0])),
+    }
+    works = [k["work_per_request"] for k in document["classes"] if k["model"] == p["model"]]
+    for work in works:
+        work[p["mode"]] = works[0][p["mode"]]
 
 
 SLOWER = 900.0
@@ -609,8 +625,11 @@ def _random_demand(rng: np.random.Generator, document: Document) -> list[Any]:
 def _set_latency_limits(rng: np.random.Generator, document: Document) -> None:
     """Cut slow levels and far sites, but nothing from home at the lowest serving level."""
     for k in document["classes"]:
+        queues = any("queue" in p for p in document["profiles"] if p["model"] == k["model"])
+        if queues and k["ttft_statistic"] == "max":
+            k["ttft_statistic"] = "p99"
         slowest = max(
-            _longest_prefill(level)
+            _longest_prefill(level) + _wait_s(k, p, level)
             for p in document["profiles"]
             if p["model"] == k["model"]
             for level in p["levels"][: _lowest(p) + 1]
@@ -626,13 +645,29 @@ def _set_latency_limits(rng: np.random.Generator, document: Document) -> None:
         ]
         if rng.random() < 0.8:
             k["ttft_limit_s"] = (far + slowest) * float(rng.uniform(1.0, 1.2))
-            k["ttft_statistic"] = "max" if rng.random() < 0.5 else k["ttft_statistic"]
+            k["ttft_statistic"] = (
+                "max" if rng.random() < 0.5 and not queues else k["ttft_statistic"]
+            )
         if rng.random() < 0.8:
             k["tbt_limit_s"] = max(gaps) * float(rng.uniform(1.0, 1.5))
 
 
 def _longest_prefill(level: Document) -> float:
     return float(level["prefill_s"][-1])
+
+
+def _wait_s(k: Document, p: Document, level: Document, statistic: str | None = None) -> float:
+    """Wait at a full level, s: for its mean, or the percentile that the class limits."""
+    if "queue" not in p or level["requests_per_s"] == 0:
+        return 0.0
+    queue, statistic = p["queue"], statistic or k["ttft_statistic"]
+    u = level["requests_per_s"] * queue["service_s"]
+    variability = (queue["service_cv2"] + queue["arrival_cv2"]) / 2
+    mean = k["work_per_request"][p["mode"]] * queue["service_s"] * variability * u / (1 - u)
+    if statistic == "mean":
+        return float(mean)
+    later = 1 - float(statistic.removeprefix("p")) / 100
+    return float(mean / u * max(0.0, np.log(u / later)))
 
 
 def _set_memory(rng: np.random.Generator, document: Document) -> None:
@@ -844,7 +879,7 @@ def _random_objective(
 
 
 def _waiting_metrics(document: Document, requests: float) -> dict[str, float]:
-    """Metrics of starts and of deferral where there are any, each with its scale."""
+    """Metrics of starts, deferral and queues where there are any, each with its scale."""
     scales: dict[str, float] = {}
     if "initial_instances" in document:
         scales["starts"] = 1.0 + sum(max(_home_count(document, p)) for p in document["profiles"])
@@ -852,6 +887,8 @@ def _waiting_metrics(document: Document, requests: float) -> dict[str, float]:
         scales["ttft_startup_request_s"] = 100.0 * requests
     if any("deferral_limit_s" in k for k in document["classes"]):
         scales["deferral_request_s"] = 1e4 * requests
+    if any("queue" in p for p in document["profiles"]):
+        scales["ttft_queue_request_s"] = (0.01 + _home_wait_s(document)) * requests
     return scales
 
 
@@ -912,7 +949,16 @@ def _home_ttft_s(document: Document) -> float:
         rtt[0] + mile for rtt, mile in zip(document["rtt_s"], document["last_mile_s"], strict=True)
     )
     prefill = max(_longest_prefill(p["levels"][_lowest(p)]) for p in document["profiles"])
-    return float(far + prefill)
+    return float(far + prefill + _home_wait_s(document))
+
+
+def _home_wait_s(document: Document) -> float:
+    """Longest mean wait in any queue at the lowest serving levels."""
+    return max(
+        _wait_s(k, p, p["levels"][_lowest(p)], "mean")
+        for k, p in product(document["classes"], document["profiles"])
+        if k["model"] == p["model"]
+    )
 
 
 def _budget(metric: str, axes: list[str], values: Any) -> Document:

@@ -4,8 +4,9 @@ Builds the rows of formulations/placement.md itself, in their plain form (flow c
 shares no code with the formulation, and repairs the multipliers first: wrong signs are clipped,
 those of maxima and peaks are scaled so that these columns price out exactly, and those of demand
 and deadlines are not even read, because the best ones are known: the cheapest way to serve a
-request, in any period it may wait for, at the prices of everything else. Whatever comes in, what
-comes out is a bound.
+request, in any period it may wait for, at the prices of everything else. Nor are those that fill
+instances to points of utilisation: waiting in queues is priced on its true curve, by the tangent
+that the price of load asks for. Whatever comes in, what comes out is a bound.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from greenopt.errors import Problem, SolutionError
 from greenopt.labelled import LabelledArray
-from greenopt.physics import energy, latency, water
+from greenopt.physics import energy, latency, queueing, water
 from greenopt.problems.placement.instance import PlacementInstance, Profile, RequestClass
 
 Marginals = Mapping[str, LabelledArray]
@@ -27,7 +28,7 @@ _PARTS = {
     "water_l": ("water_evaporation_l", "water_blowdown_l", "water_grid_l"),
     "water_consumption_l": ("water_evaporation_l", "water_grid_l"),
     "cost_usd": ("cost_energy_usd", "cost_gpu_usd", "cost_egress_usd", "cost_demand_usd"),
-    "ttft_request_s": ("ttft_warm_request_s", "ttft_startup_request_s"),
+    "ttft_request_s": ("ttft_warm_request_s", "ttft_startup_request_s", "ttft_queue_request_s"),
 }
 
 _RUNNING = ("site", "model", "mode")
@@ -279,18 +280,34 @@ class _Certifier:
             counting = self._running(profile, per_gpu, per_watt, limits[:, :, n, m])
         else:
             counting = _Counting(per_gpu, 0.0, np.zeros((1, len(self.inst.classes), 1)))
-        for index, level in enumerate(profile.levels):
+        for index in range(len(profile.levels)):
             per_load = load[:, :, n, m, index]
             cost = self._cost_of_serving(profile, index)
             cost = cost + per_watt * self._watts(profile, index)[1] + counting.serving
-            cost = (
-                cost + per_load * self.duration[:, None] * level.requests_per_s + even[:, :, index]
-            )
+            cost = cost + self._load_and_wait(profile, index, per_load) + even[:, :, index]
             most = self._most(profile, index)
             self._columns(np.where(self._holds(profile), cost, 0.0), most)
             for k in self._classes(profile):
                 per_request = counting.share[:, k]
                 self._flow(k, profile, index, per_load + counting.work, per_request, m)
+
+    def _load_and_wait(self, profile: Profile, level: int, per_load: Any) -> Any:
+        """Price of what one instance serves, and of the waiting in its queue."""
+        rate, seconds = profile.levels[level].requests_per_s, self.duration[:, None]
+        queue = profile.queue
+        if queue is None:
+            return per_load * seconds * rate
+        each = self.price.get("ttft_queue_request_s", np.zeros(self.shape))
+        waiting = each * seconds * queueing.variability(queue.service_cv2, queue.arrival_cv2)
+        worth = -per_load * seconds / queue.service_s
+        used = full = queue.service_s * rate
+        if self.inst.load_rule == "at_most":
+            # No waiting that is a curve has a negative price. Where it has none, instances are
+            # best full; where load is worth nothing, empty.
+            with np.errstate(divide="ignore"):
+                slope = np.where(worth > 0, worth / waiting, 0.0)
+            used = np.minimum(queueing.utilisation_of_slope(slope), full)
+        return waiting * queueing.waiting_share(used) - worth * used
 
     def _running(self, profile: Profile, per_gpu: Any, per_watt: Any, limits: Any) -> _Counting:
         """Price out the running instances of one profile, and what comes with their starts."""
@@ -435,6 +452,7 @@ class _Certifier:
                 q = 1.0 if k.ttft_statistic == "max" else int(k.ttft_statistic[1:]) / 100
                 tokens = latency.quantile(k.prompt_tokens.values, k.prompt_tokens.probabilities, q)
                 own = float(np.interp(tokens, profile.prefill_tokens, measured.prefill_s))
+            own += _wait_when_full(k, profile, level)
             may &= inst.rtt_s + inst.last_mile_s[:, None] + own <= k.ttft_limit_s * grown
         model = self.inst.models[self.sets["model"].index(k.model)]
         gpu = self.inst.gpu_types[self.sets["gpu_type"].index(profile.gpu_type)]
@@ -576,3 +594,16 @@ def _mean_prefill(k: RequestClass, profile: Profile, level: int) -> float:
         k.prompt_tokens.values, profile.prefill_tokens, profile.levels[level].prefill_s
     )
     return float(times @ np.array(k.prompt_tokens.probabilities))
+
+
+def _wait_when_full(k: RequestClass, profile: Profile, level: int) -> float:
+    """The class's statistic of the wait, s, where instances at a level serve all they can."""
+    queue = profile.queue
+    if queue is None:
+        return 0.0
+    service = k.work_per_request[profile.mode] * queue.service_s
+    full = queue.service_s * profile.levels[level].requests_per_s
+    times = (full, service, queue.service_cv2, queue.arrival_cv2)
+    if k.ttft_statistic == "mean":
+        return float(queueing.mean_wait_s(*times))
+    return float(queueing.wait_quantile_s(*times, int(k.ttft_statistic[1:]) / 100))

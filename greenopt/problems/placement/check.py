@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from greenopt.labelled import LabelledArray
-from greenopt.physics import carbon, energy, latency, water
-from greenopt.problems.placement.instance import PlacementInstance, Profile, RequestClass
+from greenopt.physics import carbon, energy, latency, queueing, water
+from greenopt.problems.placement.instance import PlacementInstance
 from greenopt.problems.placement.metrics import METRICS
 
 PER_REQUEST = ("energy_kwh", "carbon_kg", "water_l", "water_consumption_l", "cost_usd")
@@ -27,6 +27,7 @@ GRID = (
     "requests",
     "ttft_request_s",
     "ttft_startup_request_s",
+    "ttft_queue_request_s",
     "energy_kwh",
     "carbon_kg",
     "water_l",
@@ -79,6 +80,8 @@ class Evaluation:
         ``even_balance``: facility energy if the same requests were spread evenly over the same
         serving instances, and the difference to the plan, both without the energy of starts.
         ``batch``: requests in service on a serving instance at each level used.
+        ``queues``: utilisation and waits at each level used of profiles that have a queue, over
+        their requests; missing if none has one.
     """
 
     metrics: dict[str, float | None] = field(default_factory=dict)
@@ -108,7 +111,8 @@ def evaluate(
     Returns
     -------
     Evaluation
-        Metrics are computed also for a plan with violations.
+        Metrics are computed also for a plan with violations. Where waiting has no end, which is
+        one, they count it as at the level's full load.
     """
     return _Checker(instance, decision, tolerance).run()
 
@@ -129,6 +133,10 @@ class _Checker:
         self.work = np.array(
             [[k.work_per_request.get(p.mode, 0.0) for p in inst.profiles] for k in inst.classes]
         )
+        queues = [p.queue for p in inst.profiles]
+        self.service_s = np.array([q.service_s if q else 0.0 for q in queues])
+        self.service_cv2 = np.array([q.service_cv2 if q else 0.0 for q in queues])
+        self.arrival_cv2 = np.array([q.arrival_cv2 if q else 0.0 for q in queues])
         self.entries = {name: self._entries(decision, name) for name in ARRAYS}
         self.flow, self.run_ = self.entries["flow"], self.entries["instances"]
         self.unmet, self.starting = self.entries["unmet"], self.entries["starts"]
@@ -143,6 +151,7 @@ class _Checker:
         self._powers()
         self._check_demand()
         self._check_load()
+        self._measure_queues()
         self._check_eligibility()
         self._count_instances()
         self._check_capacity()
@@ -158,6 +167,8 @@ class _Checker:
         self.result.stage_tolerances = [stage.tolerance for stage in self.inst.objective]
         self._even_balance_note()
         self._batch_note()
+        if any(p.queue for p in self.inst.profiles):
+            self._queues_note()
         return self.result
 
     # -- reading -------------------------------------------------------------------------------
@@ -233,14 +244,8 @@ class _Checker:
         self.result.violations.append(Violation(requirement, where, float(amount)))
 
     def _compare(self, requirement: str, excess: Any, size: Any, axes: tuple[str, ...]) -> None:
-        """Note the five largest elements of `excess` beyond the tolerance.
-
-        An element is judged against its own size, and against a thousandth of the largest where
-        its own is smaller still: a stray request beside millions is rounding.
-        """
-        sizes = np.abs(np.asarray(size, dtype=float))
-        floor = max(1e-3 * float(sizes.max(initial=0.0)), 1e-12)
-        scaled = np.asarray(excess) / np.maximum(floor, sizes)
+        """Note the five largest elements of `excess` beyond the tolerance."""
+        scaled = _scaled(excess, size)
         bad = np.argwhere(scaled > self.tolerance)
         worst = sorted(map(tuple, bad), key=lambda at: -scaled[at])[:5]
         for at in worst:
@@ -361,7 +366,40 @@ class _Checker:
         else:
             excess = np.abs(arriving - serving)
             self._compare("load equals what instances serve", excess, serving, axes)
-        self.arriving_work = arriving
+        self.arriving_work, self.full_work = arriving, serving
+
+    def _measure_queues(self) -> None:
+        """Utilisation of the instances at each level, and who waits without end.
+
+        Work that keeps to the load of its level up to rounding leaves the instances at the level's
+        own utilisation at most; under load_rule exact, just there.
+        """
+        axes, r = ("period", "site", "profile", "level"), self.run_
+        arriving, serving, service = self.arriving_work, self.full_work, self.service_s[:, None]
+        seconds = np.maximum(self._sum(r, r["value"] * self.duration[r["period"]], axes), 0.0)
+        full = np.zeros(arriving.shape[2:])
+        for p, profile in enumerate(self.inst.profiles):
+            full[p, : len(profile.levels)] = [v.requests_per_s for v in profile.levels]
+        full *= service
+        busy = np.where(service > 0, np.maximum(arriving, 0.0), 0.0) * service
+        with np.errstate(divide="ignore", invalid="ignore"):
+            used = np.where(busy > 0, busy / seconds, 0.0)
+        if self.inst.load_rule == "at_most":
+            kept = _scaled(arriving - serving, serving) <= self.tolerance
+            used = np.where(kept, np.minimum(used, full), used)
+        else:
+            kept = _scaled(np.abs(arriving - serving), serving) <= self.tolerance
+            used = np.where(kept, full, used)
+        endless = used >= 1
+        excess = np.where(endless, arriving - serving, 0.0)
+        self._compare("waiting in queues has an end", excess, serving, axes)
+        self.utilisation = np.where(endless, full, used)
+        f = self.flow
+        f["utilisation"] = self.utilisation[tuple(f[a] for a in axes)]
+
+    def _queue(self, k: Any, p: Any) -> tuple[Any, Any, Any]:
+        """Service times of classes in profiles, and the variation of service and arrivals."""
+        return self.work[k, p] * self.service_s[p], self.service_cv2[p], self.arrival_cv2[p]
 
     def _check_eligibility(self) -> None:
         f, inst = self.flow, self.inst
@@ -373,10 +411,15 @@ class _Checker:
                 self._violated(
                     "reachability", f"{closed.sum()} flows", f["value"][live][closed].sum()
                 )
-        kinds, shape = self._kinds_of_flow()
-        used = np.flatnonzero(np.bincount(kinds[live]))
-        for o, k, s, p, level in np.transpose(np.unravel_index(used, shape)):
-            self._check_limits(int(o), inst.classes[k], int(s), inst.profiles[p], int(level))
+        for at in self._busiest(live):
+            self._check_limits(int(at))
+
+    def _busiest(self, live: Any) -> Any:
+        """Of each kind of flow, the one at the highest utilisation, and of these the earliest."""
+        f, (kinds, _) = self.flow, self._kinds_of_flow()
+        order = np.lexsort((-f["period"], f["utilisation"], kinds))
+        order = order[live[order]]
+        return order[np.diff(kinds[order], append=-1) != 0]
 
     def _kinds_of_flow(self) -> tuple[Any, tuple[int, ...]]:
         """Number of each flow's (origin, class, site, profile, level), and the grid of numbers."""
@@ -386,20 +429,27 @@ class _Checker:
         )
         return np.ravel_multi_index(tuple(self.flow[a] for a in axes), shape), shape
 
-    def _check_limits(self, o: int, k: RequestClass, s: int, p: Profile, level: int) -> None:
-        """One class from one origin at one site and level: TTFT, TBT, KV memory."""
-        inst, measured = self.inst, p.levels[level]
+    def _check_limits(self, at: int) -> None:
+        """One flow, of one class from one origin at one site and level: TTFT, TBT, KV memory."""
+        inst, f = self.inst, self.flow
+        o, s, level = f["origin"][at], f["site"][at], f["level"][at]
+        k, p = inst.classes[f["class"][at]], inst.profiles[f["profile"][at]]
+        measured = p.levels[level]
         where = f"{k.name} from {inst.origins[o]} at {inst.sites[s]} in {p.mode} level {level}"
-        network = inst.rtt_s[o, s] + inst.last_mile_s[o]
         prefill = np.interp(k.prompt_tokens.values, p.prefill_tokens, measured.prefill_s)
         mean_prefill = float(prefill @ np.array(k.prompt_tokens.probabilities))
         if k.ttft_limit_s is not None:
+            ttft = inst.rtt_s[o, s] + inst.last_mile_s[o]
             if k.ttft_statistic == "mean":
-                own = mean_prefill
+                ttft += mean_prefill
             else:
                 q = 1.0 if k.ttft_statistic == "max" else float(k.ttft_statistic[1:]) / 100
-                own = latency.quantile(prefill, k.prompt_tokens.probabilities, q)
-            self._limit(f"TTFT {k.ttft_statistic}", where, network + own, k.ttft_limit_s)
+                ttft += latency.quantile(prefill, k.prompt_tokens.probabilities, q)
+            queued = where
+            if p.queue:
+                ttft += self._wait(at, k.ttft_statistic)
+                queued += f", period {self.sets['period'][f['period'][at]]}"
+            self._limit(f"TTFT {k.ttft_statistic}", queued, ttft, k.ttft_limit_s)
         if k.tbt_limit_s is not None:
             itl = measured.itl_s[k.tbt_statistic]
             self._limit(f"TBT {k.tbt_statistic}", where, itl, k.tbt_limit_s)
@@ -417,6 +467,15 @@ class _Checker:
         held = batch * (k.prompt_tokens.mean + tokens_out) * model.kv_bytes_per_token
         memory = p.gpus_per_instance * gpu.memory_bytes * gpu.usable_memory_fraction
         self._limit("memory", where, held + model.weight_bytes, memory)
+
+    def _wait(self, at: int, statistic: str) -> float:
+        """Mean or percentile of the time that the requests of one flow wait in the queue."""
+        f = self.flow
+        queue = self._queue(f["class"][at], f["profile"][at])
+        if statistic == "mean":
+            return float(queueing.mean_wait_s(f["utilisation"][at], *queue))
+        share = float(statistic[1:]) / 100
+        return float(queueing.wait_quantile_s(f["utilisation"][at], *queue, share))
 
     def _limit(self, what: str, where: str, value: float, limit: float) -> None:
         if value > limit * (1 + self.tolerance):
@@ -615,9 +674,12 @@ class _Checker:
         self.running, starting = self._amounts(self.run_), self._amounts(st)
         sent_gb = np.array([k.egress_bytes_per_request for k in inst.classes])[f["class"]] / 1e9
         f["ttft_s"] = self._mean_ttft()
+        queue = self._queue(f["class"], f["profile"])
+        f["queue_s"] = queueing.mean_wait_s(f["utilisation"], *queue)
         served = {
             "requests": f["value"],
             "ttft_warm_request_s": f["value"] * f["ttft_s"],
+            "ttft_queue_request_s": f["value"] * f["queue_s"],
             "cost_egress_usd": f["value"]
             * sent_gb
             * inst.egress_usd_per_gb[f["origin"], f["site"]],
@@ -631,7 +693,9 @@ class _Checker:
         at |= {n: self._sum(f, v, axes) for n, v in served.items()}
         at["starts"] = self._sum(st, st["value"], axes)
         at["ttft_startup_request_s"] = self._sum(z, z["startup_request_s"], axes)
-        at["ttft_request_s"] = at["ttft_warm_request_s"] + at["ttft_startup_request_s"]
+        at["ttft_request_s"] = (
+            at["ttft_warm_request_s"] + at["ttft_startup_request_s"] + at["ttft_queue_request_s"]
+        )
         for custom in inst.custom_metrics:
             at[custom.name] = self._custom(custom)
         at["carbon_kg"] = at["carbon_operational_kg"] + at["carbon_embodied_running_kg"]
@@ -691,41 +755,70 @@ class _Checker:
         return network + table[f["class"], f["profile"], f["level"]]
 
     def _ttft_distributions(self) -> tuple[dict[str, float | None], dict[str, list[Any]]]:
-        """95th percentile and SLO attainment over requests and prompt lengths: total, by class.
-
-        Of a class that waits for a start at a site and in a mode, every flow there has its share.
-        """
-        inst, f = self.inst, self.flow
-        kinds, shape = self._kinds_of_flow()
-        used = np.flatnonzero(np.bincount(kinds))
-        at = tuple(f[a] for a in ("period", "class", "site", "mode"))
-        waiting = f["value"] * (self.wait_share[at] if len(self.waits["value"]) else 0.0)
-        served = np.bincount(kinds, f["value"] - waiting)[used]
-        waited = np.bincount(kinds, waiting)[used]
-        of_class: list[list[tuple[Any, Any]]] = [[] for _ in inst.classes]
-        keys = np.transpose(np.unravel_index(used, shape))
-        for (o, k, s, p, level), amount, late in zip(keys, served, waited, strict=True):
-            lengths, profile = inst.classes[k].prompt_tokens, inst.profiles[p]
-            curve = profile.levels[level].prefill_s
-            prefill = np.interp(lengths.values, profile.prefill_tokens, curve)
-            ttft = inst.rtt_s[o, s] + inst.last_mile_s[o] + prefill
-            of_class[k].append((ttft, amount * np.array(lengths.probabilities)))
-            if late > 0:
-                waits = ttft + self.startup_s[p]
-                of_class[k].append((waits, late * np.array(lengths.probabilities)))
-        limits = [np.inf if k.ttft_limit_s is None else k.ttft_limit_s for k in inst.classes]
-        every = [pair for pairs in of_class for pair in pairs]
-        kept = [_kept(pairs, limit) for pairs, limit in zip(of_class, limits, strict=True)]
-        each = [_weight(pairs) for pairs in of_class]
+        """95th percentile and SLO attainment over requests, lengths and waits: total, by class."""
+        of_class = self._delays()
+        every = [one for delays in of_class for one in delays]
+        limits = [np.inf if k.ttft_limit_s is None else k.ttft_limit_s for k in self.inst.classes]
+        each = [_weight(delays) for delays in of_class]
+        # A limit has its slack for equality in the data.
+        kept = [
+            weight - _late(delays, limit * (1 + 1e-9))
+            for weight, delays, limit in zip(each, of_class, limits, strict=True)
+        ]
         total = {
             "ttft_p95_s": _p95(every),
             "ttft_slo_attainment": _ratio(sum(kept), sum(each)),
         }
         by_class = {
-            "ttft_p95_s": [_p95(pairs) for pairs in of_class],
+            "ttft_p95_s": [_p95(delays) for delays in of_class],
             "ttft_slo_attainment": [_ratio(a, b) for a, b in zip(kept, each, strict=True)],
         }
         return total, by_class
+
+    def _delays(self) -> list[list[_Delays]]:
+        """Times to first token of each class, by profile and level.
+
+        Of a class that waits for a start at a site and in a mode, every flow there has its share.
+        """
+        f = self.flow
+        kinds, shape = self._kinds_of_flow()
+        utilisations, which = np.unique(f["utilisation"], return_inverse=True)
+        used, group = np.unique(kinds * len(utilisations) + which, return_inverse=True)
+        at = tuple(f[a] for a in ("period", "class", "site", "mode"))
+        late = f["value"] * (self.wait_share[at] if len(self.waits["value"]) else 0.0)
+        kinds, which = np.divmod(used, max(len(utilisations), 1))
+        o, k, s, p, level = np.unravel_index(kinds, shape)
+        network = self.inst.rtt_s[o, s] + self.inst.last_mile_s[o]
+        own = np.array([network, network + self.startup_s[p]])
+        requests = np.array([np.bincount(group, f["value"] - late), np.bincount(group, late)])
+        found: list[list[_Delays]] = [[] for _ in self.inst.classes]
+        together = np.ravel_multi_index((k, p, level), (shape[1], *shape[3:]))
+        order = np.argsort(together, kind="stable")
+        for here in np.split(order, np.flatnonzero(np.diff(together[order])) + 1):
+            some = requests[:, here] != 0
+            if some.any():
+                first = here[0]
+                found[k[first]].append(
+                    self._delays_at(
+                        (k[first], p[first], level[first]),
+                        own[:, here][some],
+                        requests[:, here][some],
+                        np.broadcast_to(utilisations[which[here]], some.shape)[some],
+                    )
+                )
+        return found
+
+    def _delays_at(
+        self, where: tuple[int, int, int], own: Any, requests: Any, utilisation: Any
+    ) -> _Delays:
+        """Times to first token of one class in one profile and level."""
+        k, p, level = where
+        lengths, profile = self.inst.classes[k].prompt_tokens, self.inst.profiles[p]
+        curve = profile.levels[level].prefill_s
+        prefill = np.interp(lengths.values, profile.prefill_tokens, curve)
+        shares = np.array(lengths.probabilities)
+        delayed = queueing.delayed_wait_s(utilisation, *self._queue(k, p))
+        return _Delays(prefill, shares, own, requests, utilisation, delayed)
 
     def _embodied_rate(self) -> Any:
         """Embodied carbon of one GPU and second by type, kg."""
@@ -763,7 +856,11 @@ class _Checker:
         grids |= self.served
         total = {n: self._sum(f, v, ("class",)) for n, v in grids.items()}
         total["ttft_startup_request_s"] = self._sum(z, z["startup_request_s"], ("class",))
-        total["ttft_request_s"] = total["ttft_warm_request_s"] + total["ttft_startup_request_s"]
+        total["ttft_request_s"] = (
+            total["ttft_warm_request_s"]
+            + total["ttft_startup_request_s"]
+            + total["ttft_queue_request_s"]
+        )
         total["deferral_request_s"] = self.held_request_s.sum(axis=0)
         total["carbon_kg"] = total["carbon_operational_kg"] + total["carbon_embodied_running_kg"]
         total["water_consumption_l"] = total["water_evaporation_l"] + total["water_grid_l"]
@@ -881,21 +978,124 @@ class _Checker:
             for p, level in np.argwhere((time > 0) & np.isfinite(held))
         ]
 
+    def _queues_note(self) -> None:
+        """Utilisation and waits, over requests, at each level used of profiles with a queue."""
+        f = self.flow
+        live = (f["value"] > self.tolerance) & (self.service_s[f["profile"]] > 0)
+        levels, which = np.unique(
+            np.stack([f["profile"][live], f["level"][live]]), axis=1, return_inverse=True
+        )
+        self.result.notes["queues"] = [
+            self._queue_note(int(p), int(level), np.flatnonzero(live)[np.ravel(which) == i])
+            for i, (p, level) in enumerate(levels.T)
+        ]
 
-def _weight(pairs: list[tuple[Any, Any]]) -> float:
-    return float(sum(weights.sum() for _, weights in pairs))
+    def _queue_note(self, p: int, level: int, at: Any) -> dict[str, Any]:
+        f, profile = self.flow, self.inst.profiles[p]
+        requests, utilisation = f["value"][at], f["utilisation"][at]
+        delayed = queueing.delayed_wait_s(utilisation, *self._queue(f["class"][at], p))
+        waits = _Delays(np.zeros(1), np.ones(1), 0.0 * requests, requests, utilisation, delayed)
+        return {
+            "model": profile.model,
+            "mode": profile.mode,
+            "level": level,
+            "largest_utilisation": float(utilisation.max()),
+            "mean_utilisation": float(np.average(utilisation, weights=requests)),
+            "mean_wait_s": float(np.average(f["queue_s"][at], weights=requests)),
+            "p95_wait_s": _p95([waits]),
+        }
 
 
-def _kept(pairs: list[tuple[Any, Any]], limit: float) -> float:
-    """Weight of the values within a limit, with its slack for equality in the data."""
-    return float(sum(weights[values <= limit * (1 + 1e-9)].sum() for values, weights in pairs))
+class _Delays:
+    """Delays of many kinds of request, each the sum of three times.
+
+    The first is the same for all requests of a kind, the second is drawn from one distribution for
+    all kinds, and the third is the wait in a queue: none if the instance is idle, else exponential.
+
+    Parameters
+    ----------
+    times, shares : array
+        Values of the second time, s, in increasing order, and the share of requests with each.
+    own, requests : array
+        The first time of each kind, s, and how many requests are of the kind.
+    utilisation, delayed : array
+        Share of the requests of each kind that wait, and their mean wait, s.
+    """
+
+    def __init__(
+        self, times: Any, shares: Any, own: Any, requests: Any, utilisation: Any, delayed: Any
+    ) -> None:
+        self.times, self.shares, self.own, self.requests = times, shares, own, requests
+        self.waiting = np.where(delayed > 0, utilisation, 0.0)
+        self.delayed = np.where(delayed > 0, delayed, 1.0)
+        self.longer = np.append(np.cumsum(shares[::-1])[::-1], 0.0)
+        # Of those who wait and whose second time is one of the first so many: the share that waits
+        # still when the last of these times is over. Follows from one time to the next.
+        different, self.row = np.unique(self.delayed, return_inverse=True)
+        self.still = np.zeros((len(different), len(times) + 1))
+        for i, gap in enumerate(np.diff(times, prepend=times[0])):
+            self.still[:, i + 1] = shares[i] + self.still[:, i] * np.exp(-gap / different)
+
+    def late(self, time: float) -> float:
+        """Number of requests whose delay is longer than a time."""
+        rest = time - self.own
+        count = np.searchsorted(self.times, rest, side="right")
+        since = np.maximum(rest - self.times[np.maximum(count - 1, 0)], 0.0)
+        waiting = self.waiting * self.still[self.row, count] * np.exp(-since / self.delayed)
+        return float((self.requests * (self.longer[count] + waiting)).sum())
+
+    def without_waits(self) -> tuple[Any, Any]:
+        """Every value of the first two times, and the number of requests with it."""
+        values = self.own[:, None] + self.times
+        return values.ravel(), (self.requests[:, None] * self.shares).ravel()
+
+    def bounds(self, share: float) -> tuple[float, float]:
+        """A time that no delay is below, and one that a share of each kind's is not above."""
+        with np.errstate(divide="ignore"):
+            waits = self.delayed * np.log(np.maximum(self.waiting / (1 - share), 1.0))
+        return (
+            float(self.own.min() + self.times[0]),
+            float((self.own + waits).max() + self.times[-1]),
+        )
 
 
-def _p95(pairs: list[tuple[Any, Any]]) -> float | None:
-    if _weight(pairs) <= 0:
+def _weight(delays: list[_Delays]) -> float:
+    return float(sum(one.requests.sum() for one in delays))
+
+
+def _late(delays: list[_Delays], time: float) -> float:
+    return sum(one.late(time) for one in delays)
+
+
+def _p95(delays: list[_Delays]) -> float | None:
+    """95th percentile: exact without waits, else to a billionth of it from above."""
+    share, weight = 0.95, _weight(delays)
+    if weight <= 0:
         return None
-    values, weights = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return latency.quantile(values, weights, 0.95)
+    if not any(one.waiting.any() for one in delays):
+        parts = [one.without_waits() for one in delays]
+        values, weights = (np.concatenate(side) for side in zip(*parts, strict=True))
+        return latency.quantile(values, weights, share)
+    bounds = [one.bounds(share) for one in delays]
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    most = weight * (1 - share * (1 - 1e-12))  # a share reached up to rounding counts as reached
+    if _late(delays, low) <= most:
+        return low
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _late(delays, middle) > most else (low, middle)
+    return high
+
+
+def _scaled(excess: Any, size: Any) -> Any:
+    """An excess relative to the size of its requirement.
+
+    An element is judged against its own size, and against a thousandth of the largest where its own
+    is smaller still: a stray request beside millions is rounding.
+    """
+    sizes = np.abs(np.asarray(size, dtype=float))
+    floor = max(1e-3 * float(sizes.max(initial=0.0)), 1e-12)
+    return np.asarray(excess) / np.maximum(floor, sizes)
 
 
 def _ratio(a: Any, b: Any) -> float | None:

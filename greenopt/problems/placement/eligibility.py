@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from greenopt.labelled import FloatArray, IntArray
-from greenopt.physics import kv_cache, latency
+from greenopt.physics import kv_cache, latency, queueing
 from greenopt.problems.placement.instance import (
     PlacementInstance,
     Profile,
@@ -30,6 +30,25 @@ def prefill_statistic(k: RequestClass, profile: Profile, level: int, name: Stati
         times = latency.prefill_s(k.prompt_tokens.values, grid, curve)
         return float(np.dot(times, k.prompt_tokens.probabilities))
     return float(latency.prefill_s(k.prompt_tokens.statistic(name), grid, curve))
+
+
+def wait_statistic(k: RequestClass, profile: Profile, level: int, name: Statistic) -> float:
+    """Time a class waits in the queue of an instance at the full load of a level, s."""
+    queue = profile.queue
+    if queue is None:
+        return 0.0
+    full = profile.levels[level].requests_per_s * queue.service_s
+    service_s = k.work_per_request[profile.mode] * queue.service_s
+    law = (full, service_s, queue.service_cv2, queue.arrival_cv2)
+    if name == "mean":
+        return float(queueing.mean_wait_s(*law))
+    return float(queueing.wait_quantile_s(*law, share=float(name[1:]) / 100))
+
+
+def serving_statistic(k: RequestClass, profile: Profile, level: int) -> float:
+    """Wait and prefill of a class at a level, at the statistic of its TTFT limit, s."""
+    name = k.ttft_statistic
+    return prefill_statistic(k, profile, level, name) + wait_statistic(k, profile, level, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +122,10 @@ def services(
         if inst.reachable is not None:
             reach: Any = inst.reachable[:, :, :, :, mode[profile.mode]].any(axis=0)
             offered &= np.moveaxis(reach[:, classes], 0, 1)[:, None]
-        group = _groups(profile, offered, apart[index] if apart else None)
+        keys: Sequence[Hashable] | None = apart[index] if apart else None
+        if profile.queue and inst.load_rule == "at_most":  # each level has a queue of its own
+            keys = range(len(profile.levels))
+        group = _groups(profile, offered, keys)
         result.append(Service(index, profile, holds, classes, eligible, group))
     return result
 
@@ -113,8 +135,7 @@ def _eligible(inst: PlacementInstance, k: RequestClass, profile: Profile, level:
     allowed = np.ones((len(inst.origins), len(inst.sites)), dtype=bool)
     measured = profile.levels[level]
     if k.ttft_limit_s is not None:
-        prefill = prefill_statistic(k, profile, level, k.ttft_statistic)
-        ttft = inst.rtt_s + inst.last_mile_s[:, None] + prefill
+        ttft = inst.rtt_s + inst.last_mile_s[:, None] + serving_statistic(k, profile, level)
         allowed &= ttft <= k.ttft_limit_s * (1 + SLACK)
     if k.tbt_limit_s is not None:
         allowed &= measured.itl_s[k.tbt_statistic] <= k.tbt_limit_s * (1 + SLACK)

@@ -8,10 +8,11 @@ import numpy as np
 from scipy import sparse
 
 from greenopt.labelled import FloatArray, LabelledArray
-from greenopt.model import Model
+from greenopt.model import Model, clipped
 from greenopt.problems.placement.eligibility import SLACK
 from greenopt.problems.placement.instance import FLOW_AXES, PlacementInstance
 from greenopt.problems.placement.metrics import METRICS
+from greenopt.problems.placement.queueing import refined, tangents, touching
 from greenopt.problems.placement.statement import Statement
 
 ROW_UNITS = {
@@ -25,6 +26,7 @@ ROW_UNITS = {
     "startup_wait": "reference request",
     "gpus": "GPU",
     "power_cap": "W",
+    "filled": "instance",
     "peak": "kW",
     "site_max": "unit of the metric",
     "one_level": "group",
@@ -148,6 +150,8 @@ class Formulation(Statement):
     def _complete(self, x: FloatArray) -> None:
         """Fill in columns that follow from the others: whole flows, levels used, maxima."""
         columns = self.model.columns
+        if "filled" in columns:
+            x[columns["filled"].slice] = self._filled_of(x)
         if "whole_flow" in columns and not np.isnan(x[self._flow.slice]).any():
             flow = x[self._flow.slice][self._spread]
             x[columns["whole_flow"].slice] = np.bincount(self._whole_of_spread, flow)
@@ -166,6 +170,77 @@ class Formulation(Statement):
             grid = np.full([len(self.model.labels[axis]) for axis in own.codes], -np.inf)
             np.maximum.at(grid, tuple(key), value)
             x[own.slice] = grid[tuple(own.codes.values())]
+
+    def _filled_of(self, x: FloatArray) -> FloatArray:
+        """Instances by utilisation, of flows and instances: at the two points around theirs."""
+        run, pieces = x[self._run.slice][self._curve_run], self.pieces
+        load = self.model.rows["load"]
+        own = self.model.matrix[load.slice][:, self._flow.slice] @ x[self._flow.slice]
+        work = own[self._load_row_of_run[self._curve_run]]
+        served = self._run_duration_s[self._curve_run] * run
+        busy = work * self._service_s[self._run_service[self._curve_run]]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u = np.where(run > 0, busy / served, np.where(np.isnan(run), np.nan, 0.0))
+        most = pieces.utilisation[pieces.last]
+        u = np.minimum(u, most)[pieces.curve]
+        # The weight of a point falls linearly to 0 at its neighbours.
+        at = pieces.utilisation
+        before, after = np.roll(at, 1), np.roll(at, -1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rising, falling = (u - before) / (at - before), (after - u) / (after - at)
+        rising[pieces.number == 0] = 1.0
+        falling[pieces.last] = 1.0
+        weight = np.clip(np.minimum(rising, falling), 0.0, 1.0)
+        return np.asarray(weight * run[pieces.curve])
+
+    # -- waiting along curves ----------------------------------------------------------------------
+
+    def proving(self, model: Model, stage: int, row_dual: FloatArray) -> FloatArray:
+        """Row multipliers that prove a bound of the true curves of waiting, not of their chords.
+
+        Those of `filled` rows are replaced by what the tangent that touches takes from an instance.
+
+        Parameters
+        ----------
+        model : Model
+            This formulation's model, perhaps with rows that keep earlier stages.
+        stage : int
+            Whose objective.
+        row_dual : ndarray, shape (n_rows,)
+            Multipliers of its rows.
+        """
+        if not self.instance.waiting_is_curved:
+            return row_dual
+        dual = row_dual.copy()
+        dual[model.rows["filled"].slice] = self._touching(model, stage, row_dual)[1]
+        return dual
+
+    def finer(self, model: Model, stage: int, row_dual: FloatArray) -> Formulation:
+        """The formulation with points where the tangents of the multipliers touch."""
+        at, value = self._touching(model, stage, row_dual)
+        useful = np.flatnonzero(value < 0)
+        return Formulation(self.instance, pieces=refined(self.pieces, useful, at[useful]))
+
+    def below(self) -> Formulation | None:
+        """A formulation with tangents for chords, if waiting is a curve: a relaxation."""
+        if not self.instance.waiting_is_curved:
+            return None
+        return Formulation(self.instance, pieces=tangents(self.pieces))
+
+    def _touching(
+        self, model: Model, stage: int, row_dual: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Utilisation at which each curve is cheapest at given prices, and the price there."""
+        filled, load = self._filled, model.rows["load"]
+        others = clipped(model, row_dual)
+        served = np.minimum(others[load.slice], 0.0)[self._load_row_of_run[self._curve_run]]
+        others[load.slice] = others[model.rows["filled"].slice] = 0.0
+        reduced = model.stages[stage].c - model.matrix.T @ others
+        end = self.pieces.last  # the price of waiting shows where there is some
+        price = reduced[filled.slice][end] / self.pieces.waiting[end]
+        seconds = self._run_duration_s[self._curve_run]
+        reward = -served * seconds / self._service_s[self._run_service[self._curve_run]]
+        return touching(np.maximum(price, 0.0), reward, self.pieces.utilisation[end])
 
     def _flow_by_level(self, x: FloatArray) -> LabelledArray:
         f, sets = self._flow.codes, self.instance.sets

@@ -25,7 +25,7 @@ from greenopt.instance import (
 from greenopt.labelled import BoolArray, FloatArray
 from greenopt.physics.energy import PowerBoundary
 from greenopt.physics.latency import quantile
-from greenopt.problems.placement.metrics import METRICS, PERIODLESS, SITELESS
+from greenopt.problems.placement.metrics import METRICS, PERIODLESS, SITELESS, leaves
 from greenopt.validation import (
     Fraction,
     FrozenDict,
@@ -145,6 +145,19 @@ class Startup(Part):
     """Energy of one start at the profile's power boundary, kWh; a gpu boundary adds the host's."""
 
 
+class Queue(Part):
+    """Where requests wait for an instance that works on one at a time."""
+
+    service_s: Positive
+    """Time a reference request occupies its instance, s (say, at its prefill)."""
+
+    service_cv2: NonNegative
+    """Squared coefficient of variation of these times: 0 fixed, 1 exponential."""
+
+    arrival_cv2: NonNegative
+    """Squared coefficient of variation of times between arrivals at an instance: 1 Poisson."""
+
+
 class Profile(Part):
     """How one model runs in one mode: hardware and its measured load levels."""
 
@@ -178,6 +191,9 @@ class Profile(Part):
     min_up_s: NonNegative = 0.0
     """Time an instance runs at least, once started, s."""
 
+    queue: Queue | None = None
+    """Where requests wait; null charges no waiting."""
+
     @property
     def starts(self) -> bool:
         """Whether it matters when an instance is started."""
@@ -201,6 +217,11 @@ class Profile(Part):
                 found.append((("levels", i, "prefill_s"), text))
             if list(level.prefill_s) != sorted(level.prefill_s):
                 found.append((("levels", i, "prefill_s"), "falls with the prompt length"))
+            if self.queue and level.requests_per_s * self.queue.service_s >= 1:
+                text = f"is {level.requests_per_s:g}; an instance that takes "
+                text += f"{self.queue.service_s:g} s a request serves less than "
+                text += f"{1 / self.queue.service_s:g}"
+                found.append((("levels", i, "requests_per_s"), text))
         if found:
             raise line_errors(found)
         return self
@@ -596,6 +617,7 @@ class PlacementInstance(Instance):
                 found.append(((i, "work_per_request"), text))
             found += [((i, *loc), text) for p in own for loc, text in _class_against_profile(k, p)]
             found += [((i, "model"), text) for text in _memory_problems(k, own, info.data)]
+            found += [((i, *loc), text) for loc, text in _queue_problems(k, value, own)]
         if found:
             raise line_errors(found)
         return value
@@ -736,6 +758,8 @@ class PlacementInstance(Instance):
         custom = _custom_names(info.data)
         unmet = any(k.unmet_price_usd is not None for k in info.data.get("classes", ()))
         charged = info.data.get("demand_charge_usd_per_kw") is not None
+        curved = info.data.get("load_rule") == "at_most"
+        curved = curved and any(p.queue for p in info.data.get("profiles", ()))
         for s, stage in enumerate(value):
             for t, term in enumerate(stage.terms):
                 at = (s, "terms", t)
@@ -745,6 +769,9 @@ class PlacementInstance(Instance):
                     found.append(((*at, "over_sites"), text))
                 elif term.weight < 0 and charged and term.metric in PERIODLESS:
                     text = "a negative weight on the demand charge's peak is not convex"
+                    found.append(((*at, "weight"), text))
+                elif term.weight < 0 and curved and _waits(term.metric):
+                    text = "a negative weight on waiting in queues is not convex"
                     found.append(((*at, "weight"), text))
                 elif term.metric == "ttft_mean_s" and not np.any(
                     info.data.get("demand_requests", 1)
@@ -794,6 +821,11 @@ class PlacementInstance(Instance):
             or any(p.starts for p in self.profiles)
         )
 
+    @cached_property
+    def waiting_is_curved(self) -> bool:
+        """Whether waiting in queues is a curve: instances at a level may serve less than it does."""
+        return self.load_rule == "at_most" and any(p.queue for p in self.profiles)
+
     @property
     def blocks(self) -> tuple[int, ...]:
         """Lengths of the blocks over which numbers of running instances are held."""
@@ -826,6 +858,24 @@ def _class_against_profile(k: RequestClass, p: Profile) -> Found:
     return found
 
 
+def _queue_problems(k: RequestClass, classes: Sequence[RequestClass], own: list[Profile]) -> Found:
+    """Requests that wait together are homogeneous in work; no limit on a maximum holds."""
+    found: Found = []
+    first = next(other for other in classes if other.model == k.model)
+    for p in own:
+        if p.queue is None:
+            continue
+        if k.ttft_limit_s is not None and k.ttft_statistic == "max":
+            text = f"'max' has no bound where requests wait: {p.model} in {p.mode} has a queue"
+            found.append((("ttft_statistic",), text))
+        work, same = (one.work_per_request.get(p.mode) for one in (k, first))
+        if work is not None and same is not None and work != same:
+            text = f"is {work:g} for {p.mode}, but {same:g} for {first.name}; requests that wait in "
+            text += f"one queue are of equal work: give {k.name} a model, so instances, of its own"
+            found.append((("work_per_request",), text))
+    return found
+
+
 def _memory_problems(k: RequestClass, own: list[Profile], data: Mapping[str, Any]) -> list[str]:
     """Little's law needs the mean inter-token latency wherever KV memory is modelled."""
     sized = {
@@ -848,6 +898,10 @@ def _axis_problems(
         levels = [str(i) for i in range(max(len(p.levels) for p in data["profiles"]))]
         data = {**data, "levels": levels}
     return [(at, text) for text in shape_problems(array.values, array.axes, data)]
+
+
+def _waits(metric: str) -> bool:
+    return metric == "ttft_mean_s" or "ttft_queue_request_s" in leaves(metric)
 
 
 def _custom_names(data: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -92,10 +92,15 @@ _TABLE = (
         "waiting for starting instances, summed over the requests assigned to a start",
     ),
     Metric(
+        "ttft_queue_request_s",
+        "request s",
+        "waiting in the queues of busy instances, summed over served requests",
+    ),
+    Metric(
         "ttft_request_s",
         "request s",
         "time to first token summed over served requests",
-        ("ttft_warm_request_s", "ttft_startup_request_s"),
+        ("ttft_warm_request_s", "ttft_startup_request_s", "ttft_queue_request_s"),
     ),
     Metric("ttft_mean_s", "s", "time to first token, mean over served requests", kind="mean"),
     Metric(

@@ -22,7 +22,7 @@ from greenopt.model import Block, Model, StageObjective
 from greenopt.problems.placement.eligibility import (
     SLACK,
     kv_need_and_room_bytes,
-    prefill_statistic,
+    serving_statistic,
     stock_limits,
 )
 from greenopt.problems.placement.formulation import Formulation
@@ -446,7 +446,7 @@ class _Maker:
     def _ttft(self) -> None:
         inst, (columns, c) = self.instance, self._flow()
         prefill = self._level_table(
-            lambda k, q, level: prefill_statistic(k, q, level, k.ttft_statistic),
+            serving_statistic,
             lambda k, q, level: k.ttft_limit_s is not None,
         )[c["class"], self._flow_profile, c["group"]]
         ttft = inst.rtt_s[c["origin"], c["site"]] + inst.last_mile_s[c["origin"]] + prefill
@@ -801,7 +801,7 @@ class PlacementRequirements(Requirements):
         if c.ttft_limit_s is not None:
             network = inst.rtt_s[o] + inst.last_mile_s[o]
             best = min(
-                float(network[holds].min()) + prefill_statistic(c, q, level, c.ttft_statistic)
+                float(network[holds].min()) + serving_statistic(c, q, level)
                 for q, level, holds in offers
             )
             if best > c.ttft_limit_s * (1 + SLACK):

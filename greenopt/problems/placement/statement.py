@@ -16,6 +16,7 @@ import numpy as np
 from greenopt.labelled import FloatArray, IntArray
 from greenopt.model import Block, Builder, Model, StageObjective
 from greenopt.physics import carbon, energy, water
+from greenopt.physics.queueing import variability, waiting_share
 from greenopt.problems.placement.eligibility import (
     LevelKeys,
     Service,
@@ -31,6 +32,7 @@ from greenopt.problems.placement.instance import (
     Term,
 )
 from greenopt.problems.placement.metrics import leaves
+from greenopt.problems.placement.queueing import Pieces, chords
 
 Coefficients = dict[str, FloatArray]
 """Coefficients of a metric by column block."""
@@ -72,6 +74,8 @@ class Statement:
         Give every site the columns of every profile, also where it has no GPUs.
     apart : sequence of sequence of hashable, optional
         A key for each level of each profile; levels of different keys are in different groups.
+    pieces : Pieces, optional
+        Of the curves of waiting; chords to begin with.
 
     Attributes
     ----------
@@ -84,6 +88,7 @@ class Statement:
         instance: PlacementInstance,
         everywhere: bool = False,
         apart: LevelKeys | None = None,
+        pieces: Pieces | None = None,
     ) -> None:
         self.instance = instance
         self.services = services(instance, everywhere, apart)
@@ -105,6 +110,8 @@ class Statement:
         self._builder = Builder(instance.name, labels)
         self._flow, self._flow_service = self._add_flow()
         self._run, self._run_service, self._run_upper = self._add_instances()
+        if instance.waiting_is_curved:
+            self._add_filled(pieces)
         if instance.counts_instances:
             self._add_running()
             self._add_starts()
@@ -186,6 +193,18 @@ class Statement:
         with np.errstate(divide="ignore", invalid="ignore"):
             by_demand = np.where(served > 0, needed[t] / served, np.inf)
         return np.minimum(by_gpus, by_demand)
+
+    def _add_filled(self, pieces: Pieces | None) -> None:
+        """Instances by utilisation, where they wait along a curve."""
+        here = (self._service_s[self._run_service] > 0) & (self._rates > 0)
+        self._curve_run = np.flatnonzero(here)  # position of the instances column of each curve
+        self.pieces = pieces or chords(self._full[self._curve_run])
+        at, number = self._curve_run[self.pieces.curve], self.pieces.number
+        codes = {**{axis: c[at] for axis, c in self._run.codes.items()}, "point": number}
+        points = tuple(str(i) for i in range(number.max(initial=-1) + 1))
+        self._builder.labels = {**self._builder.labels, "point": points}
+        self._filled = self._builder.add_columns("filled", codes, 0, 2 * self._run_upper[at])
+        self._filled_run = at
 
     def _add_running(self) -> None:
         """Number of running instances, held over blocks of periods."""
@@ -411,9 +430,33 @@ class Statement:
         return self.duration_s[self._run.codes["period"]]
 
     @cached_property
+    def _rates(self) -> FloatArray:
+        """Reference requests per second that an instance serves."""
+        return self._per_level(lambda _, level: level.requests_per_s)
+
+    @cached_property
     def _served_per_run(self) -> FloatArray:
         """Reference requests that an instance serves in a period."""
-        return self._run_duration_s * self._per_level(lambda _, level: level.requests_per_s)
+        return self._run_duration_s * self._rates
+
+    @cached_property
+    def _service_s(self) -> FloatArray:
+        """Time a reference request occupies an instance of each service, 0 without a queue."""
+        queues = [service.profile.queue for service in self.services]
+        return np.array([queue.service_s if queue else 0.0 for queue in queues])
+
+    @cached_property
+    def _full(self) -> FloatArray:
+        """Utilisation of an instance at the full load of its level, 0 without a queue."""
+        return self._service_s[self._run_service] * self._rates
+
+    @cached_property
+    def _waiting_s(self) -> FloatArray:
+        """Request-seconds of waiting on an instance for each request waiting in the mean at a
+        variability of 1: the variability times the length of the period."""
+        queues = [service.profile.queue for service in self.services]
+        law = [variability(q.service_cv2, q.arrival_cv2) if q else 0.0 for q in queues]
+        return np.array(law)[self._run_service] * self._run_duration_s
 
     @cached_property
     def _gpu_type(self) -> IntArray:
@@ -444,6 +487,10 @@ class Statement:
             if not self._has("startup_waits"):
                 return {}
             return {"startup_waits": self._startup_s[self._wait_service]}
+        if name == "ttft_queue_request_s":
+            if inst.waiting_is_curved:
+                return {"filled": self._waiting_s[self._filled_run] * self.pieces.waiting}
+            return {"instances": self._waiting_s * waiting_share(self._full)}
         if name == "deferral_request_s":
             begin = inst.periods.begin_s
             stock = self._builder.columns.get("deferred")
@@ -620,8 +667,23 @@ class Statement:
             flow.positions,
             self._work[flow.codes["class"], self._flow_service],
         )
-        self._builder.add_entries(rows.start + run_row, run.positions, -self._served_per_run)
-        self._load_row_of_run = run_row
+        served, self._load_row_of_run = self._served_per_run, run_row
+        if self._has("filled"):
+            served = served.copy()
+            served[self._curve_run] = 0.0  # their utilisation tells
+            self._add_filled_rows(rows.start + run_row)
+        self._builder.add_entries(rows.start + run_row, run.positions, -served)
+
+    def _add_filled_rows(self, load_row: IntArray) -> None:
+        """Instances have some utilisation each, and serve accordingly."""
+        filled, at = self._filled, self._filled_run
+        rate = self.pieces.utilisation / self._service_s[self._run_service[at]]
+        served = self._run_duration_s[at] * rate
+        self._builder.add_entries(load_row[at], filled.positions, -served)
+        own = {axis: c[self._curve_run] for axis, c in self._run.codes.items()}
+        rows = self._builder.add_rows("filled", own, 0, 0)
+        self._builder.add_entries(rows.start + self.pieces.curve, filled.positions, 1.0)
+        self._builder.add_entries(rows.positions, self._run.start + self._curve_run, -1.0)
 
     def _cells(self) -> tuple[Any, IntArray, IntArray]:
         """Codes of each (period, site, profile), its position in a grid, and that of every run."""

@@ -14,7 +14,7 @@ from greenopt.errors import InstanceError, Problem
 from greenopt.files import read_json
 from greenopt.problems.placement.builders import _parts
 from greenopt.problems.placement.builders._parts import Argument
-from greenopt.problems.placement.builders._tables import AnyPath, read_table
+from greenopt.datasets._tables import AnyPath, read_table
 from greenopt.problems.placement.instance import PlacementInstance
 
 FREESH_START = "2025-01-01T00:00Z"

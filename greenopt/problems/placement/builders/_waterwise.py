@@ -16,7 +16,7 @@ from greenopt.files import read_json
 from greenopt.physics.water import make_up_wue_l_per_kwh
 from greenopt.problems.placement.builders import _parts
 from greenopt.problems.placement.builders._parts import Argument
-from greenopt.problems.placement.builders._tables import (
+from greenopt.datasets._tables import (
     AnyPath,
     is_finite,
     read_column,

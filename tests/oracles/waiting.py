@@ -1,0 +1,101 @@
+"""The placement problem with waiting the curve itself, neither chords nor tangents, by SCIP."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pyomo.contrib.solver.common.factory import SolverFactory
+from pyomo.environ import ConcreteModel, Constraint, NonNegativeReals, Var, quicksum
+
+import greenopt as go
+
+TIGHT = {"numerics/feastol": 1e-9, "numerics/dualfeastol": 1e-9}
+
+
+def true_optimum(
+    instance: go.PlacementInstance, gap: float = 1e-7, time_limit: float = 60.0
+) -> tuple[float, float]:
+    """Bracket the smallest value of the first stage, with waiting the convex curve it is.
+
+    Parameters
+    ----------
+    instance : PlacementInstance
+        A small instance.
+    gap : float
+        Relative gap to which SCIP solves.
+    time_limit : float
+        When SCIP stops, s.
+
+    Returns
+    -------
+    bound, value : float
+        SCIP's bound and best value; both infinite if there is no plan.
+    """
+    result = SolverFactory("scip_direct").solve(
+        with_curves(instance),
+        load_solutions=False,
+        raise_exception_on_nonoptimal_result=False,
+        rel_gap=gap,
+        time_limit=time_limit,
+        solver_options=TIGHT,
+    )
+    if result.incumbent_objective is None:
+        return math.inf, math.inf
+    return float(result.objective_bound), float(result.incumbent_objective)
+
+
+def with_curves(instance: go.PlacementInstance) -> ConcreteModel:
+    """The Pyomo statement of the first stage, with curves for chords.
+
+    With y instances at a level, b of them busy in the mean (b = u y), the curve is
+    y u²/(1 - u) = b²/(y - b), a rotated second-order cone. What waits is put into the column of the
+    level's last point, in units of what waits at one full instance. Waiting and work are all that
+    the other columns did, so the rest of the statement stays as it is.
+    """
+    model = go.to_pyomo(instance)
+    levels = list(model.filled_row)
+    model.busy = Var(levels, domain=NonNegativeReals)
+    model.spare = Var(levels, domain=NonNegativeReals)
+    model.worked = Constraint(levels, rule=_worked)
+    model.spared = Constraint(levels, rule=_spared)
+    model.full = Constraint(levels, rule=_full)
+    model.curve = Constraint(levels, rule=_curve)
+    model.filled_row.deactivate()
+    for t, s, n, m, ell in levels:
+        model.load_row[t, s, n, m, _group(model, n, m, ell)].deactivate()
+        for i in range(len(model.data.points(n, m, ell)) - 1):
+            model.filled[t, s, n, m, ell, i].fix(0.0)
+    return model
+
+
+def _group(model: ConcreteModel, n: int, m: int, ell: int) -> int:
+    """Number of the level's group, in which it is alone."""
+    return int(model.data.groups[n, m].index([ell]))
+
+
+def _worked(model: ConcreteModel, t: int, s: int, n: int, m: int, ell: int) -> Any:
+    """Mean number of busy instances: the time that the requests at the level take."""
+    data, g = model.data, _group(model, n, m, ell)
+    work = quicksum(
+        data.work(k, m) * x
+        for (t_, _, k, s_, m_, g_), x in model.flow.items()
+        if (t_, s_, data.model_of[k], m_, g_) == (t, s, n, m, g)
+    )
+    share = data.profiles[n, m].queue.service_s / data.delta[t]
+    return model.busy[t, s, n, m, ell] == share * work
+
+
+def _spared(model: ConcreteModel, *tsnml: int) -> Any:
+    return model.spare[tsnml] == model.instances[tsnml] - model.busy[tsnml]
+
+
+def _full(model: ConcreteModel, *tsnml: int) -> Any:
+    return model.busy[tsnml] <= model.data.utilisation(*tsnml[2:]) * model.instances[tsnml]
+
+
+def _curve(model: ConcreteModel, *tsnml: int) -> Any:
+    points = model.data.points(*tsnml[2:])
+    full = points[-1] ** 2 / (1 - points[-1])
+    waiting = full * model.filled[(*tsnml, len(points) - 1)]
+    return waiting * model.spare[tsnml] >= model.busy[tsnml] ** 2
