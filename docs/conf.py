@@ -66,9 +66,11 @@ html_copy_source = False
 
 def _generate(app: Any) -> None:
     """Write the tables and figures that pages include."""
-    sys.path.insert(0, str(HERE / "_ext"))
+    sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "benchmarks")]
     import example
     import explained
+    import results
+    import sensitivity
     import tables
     import whole
 
@@ -78,6 +80,8 @@ def _generate(app: Any) -> None:
     example.write_all(HERE.parent, out)
     explained.write_all(HERE.parent, out)
     whole.write_all(HERE.parent, out)
+    results.write_all(HERE.parent, out)
+    sensitivity.write_all(HERE.parent, out)
 
 
 def _prepare_docstring(

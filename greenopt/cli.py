@@ -16,6 +16,9 @@ from greenopt.errors import GreenoptError, InputError, InstanceError, Problem
 
 SOLVED, NOT_AS_ASKED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
+PLOTS = ("overview", "flows", "sources", "utilisation", "marginal_carbon")
+"""Kinds of plots, as in `greenopt.plots`, which is not loaded to read the command line."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
@@ -149,7 +152,24 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="what an instance holds and where it came from")
     info.add_argument("paths", nargs="+", metavar="PATH", help="instance files, or folders of them")
+    info.add_argument("--json", action="store_true", help="one JSON object per instance on stdout")
     info.set_defaults(run=_info)
+
+    plot = commands.add_parser("plot", help="draw a solution")
+    plot.add_argument("instance", help="instance file")
+    plot.add_argument("solution", help="solution file")
+    plot.add_argument("--kind", choices=PLOTS, default="overview", help="default: overview")
+    plot.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="write it, as .png, .svg or .pdf"
+    )
+    plot.add_argument(
+        "--time-limit",
+        type=_positive,
+        default=60.0,
+        metavar="S",
+        help="of marginal_carbon, default 60",
+    )
+    plot.set_defaults(run=_plot)
 
     solvers = commands.add_parser("solvers", help="which solvers are usable here, and for what")
     solvers.add_argument("--json", action="store_true", help="one JSON object per solver")
@@ -635,29 +655,96 @@ def _note(row: dict[str, Any], by: str) -> str:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from greenopt.io import load, to_model
+    from greenopt.describing import describe
+    from greenopt.io import load
 
     for path in _files(options.paths):
         instance = load(path)
-        model = to_model(instance)
-        sizes = ", ".join(f"{len(members)} {axis}" for axis, members in instance.sets.items())
-        print(f"{instance.name} ({instance.problem}): {instance.provenance.description}")
-        print(f"  sets: {sizes}")
-        print(
-            f"  model: {model.matrix.shape[1]} columns, {model.matrix.shape[0]} rows, "
-            f"{model.matrix.nnz} coefficients, {int(model.integer.sum())} integer"
-        )
-        print(f"  sha256 {instance.sha256}")
-        print(
-            f"  data licence {instance.provenance.data_licence}; "
-            f"built by {instance.provenance.builder}"
-        )
-        _print_objective(instance)
-        for rule in instance.provenance.rules:
-            print(f"  rule: {rule}")
-        for source in instance.provenance.sources:
-            print(f"  source: {source.name} ({source.licence}): {source.attribution}")
+        found = describe(instance)
+        if options.json:
+            print(json.dumps(found, allow_nan=False), flush=True)
+        else:
+            _print_info(instance, found)
+        for line in found["warnings"]:
+            _say(f"{instance.name}: {line}")
     return SOLVED
+
+
+def _print_info(instance: Any, found: dict[str, Any]) -> None:
+    provenance, when, demand = instance.provenance, found["time"], found["demand_requests"]
+    print(f"{instance.name} ({instance.problem}): {provenance.description}")
+    print(f"  sets: {', '.join(f'{size} {axis}' for axis, size in found['sets'].items())}")
+    step = f"{when['shortest_s']:g}"
+    if when["longest_s"] != when["shortest_s"]:
+        step += f" to {when['longest_s']:g}"
+    print(f"  time: {when['begin']} to {when['end']}, {when['periods']} periods of {step} s")
+    by_class = ", ".join(f"{name} {_amount(own)}" for name, own in demand["by_class"].items())
+    print(f"  demand: {_amount(demand['total'])} requests ({by_class})")
+    _print_table(
+        ["  series", "min", "median", "max", "unit", "note"],
+        [_series_row(name, own) for name, own in found["series"].items()],
+        left=("unit", "note"),
+    )
+    groups = ", ".join(
+        f"{own['model']} in {own['mode']} {own['levels']} in {own['groups']}"
+        for own in found["groups"]
+    )
+    print(f"  levels in groups that latency tells apart: {groups}")
+    _print_model(found)
+    print(f"  sha256 {found['sha256']}")
+    print(f"  data licence {provenance.data_licence}; built by {provenance.builder}")
+    _print_objective(instance)
+    for rule in provenance.rules:
+        print(f"  rule: {rule}")
+    for source in provenance.sources:
+        print(f"  source: {source.name} ({source.licence}): {source.attribution}")
+
+
+def _series_row(name: str, own: dict[str, Any]) -> list[str]:
+    counts = [
+        f"{own[key]} of {own['entries']} {text}"
+        for key, text in (("negative", "negative"), ("null", "null"))
+        if own[key]
+    ]
+    middle = [_amount(own[key]) for key in ("min", "median", "max")]
+    return [f"    {name}", *middle, own["unit"], ", ".join(counts)]
+
+
+def _amount(value: float | None) -> str:
+    """Whole numbers from ten thousand on, four digits below."""
+    return _number(value, ".4g" if value is None or abs(value) < 1e4 else ",.0f")
+
+
+def _print_model(found: dict[str, Any]) -> None:
+    model, structure = found["model"], found["structure"]
+    print(
+        f"  model: {model['columns']} columns, {model['rows']} rows, "
+        f"{model['coefficients']} coefficients, {model['integer']} integer"
+    )
+    for title, blocks in (("columns", model["column_blocks"]), ("rows", model["row_blocks"])):
+        print(f"    {title}: {', '.join(f'{name} {size}' for name, size in blocks.items())}")
+    for name, own in found["coefficients"].items():
+        text = (
+            "none"
+            if own is None
+            else (
+                f"{own['smallest']:.3g} ({own['smallest_in']}) to {own['largest']:.3g} "
+                f"({own['largest_in']}), ratio {own['ratio']:.1e}"
+            )
+        )
+        print(f"    {name}: {text}")
+    print(f"  structure: {_structure_line(structure)}")
+
+
+def _structure_line(structure: dict[str, Any]) -> str:
+    least = structure["least_columns"]
+    if structure["parts"] == 1:
+        return f"no independent parts of {least} columns or more, also without its dense rows"
+    coupling = ", ".join(f"{count} {name}" for name, count in structure["coupling"].items())
+    without = f" without its dense rows ({coupling})" if coupling else ""
+    text = f"falls into {structure['parts']} independent parts of about {least} columns or more"
+    suits = f"; --solver {structure['solver']} suits it" if structure["solver"] else ""
+    return f"{text}{without}{suits}"
 
 
 def _print_objective(instance: Any) -> None:
@@ -671,6 +758,24 @@ def _print_objective(instance: Any) -> None:
     for budget in instance.budgets:
         over = " and ".join(budget.limit.axes) or "total"
         print(f"  budget {budget.name}: {budget.metric} by {over}")
+
+
+# -- plot ----------------------------------------------------------------------------------------
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from greenopt.errors import NoOptimumError
+    from greenopt.io import load, load_solution
+    from greenopt.plots import plot
+
+    instance, solution = load(options.instance), load_solution(options.solution)
+    try:
+        plot(instance, solution, options.out, options.kind, time_limit=options.time_limit)
+    except NoOptimumError as error:
+        _say(str(error))
+        return NOT_AS_ASKED
+    print(f"{instance.name}: {options.kind} in {options.out}")
+    return SOLVED
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ from greenopt.errors import ModelError
 from greenopt.instance import Instance
 from greenopt.labelled import FloatArray, LabelledArray
 from greenopt.model import Model
-from greenopt.problems import part
+from greenopt.problems import PROBLEMS, part
 from greenopt.results import NUMERICAL_FLOOR, Solution, StageResult, Status, closes
 from greenopt.solvers import RawResult, StartReport, Termination, find, solve_model
 
-METHODS = ("exact",)
 """Methods usable for every problem."""
 
 ATTEMPTS: tuple[dict[str, Any], ...] = (
@@ -55,6 +54,9 @@ EXPLANATION_LIMIT_S = 60.0
 REFINEMENTS = 8
 """Solves with more pieces of curves, at most."""
 
+BETWEEN = "pieces above the curves have no plan, and those below are not proved to have none"
+"""What is known of an instance that sits between the two."""
+
 CHECK_TOLERANCE = 1e-6
 """Largest relative violation the checker accepts."""
 
@@ -80,7 +82,8 @@ def solve(
     instance : Instance
         What to solve, from `greenopt.load` or built in Python.
     method : str
-        "exact".
+        "exact", or a rule that `greenopt methods` lists. A rule's plan has the bound of the best
+        plan, so its gap says how far from it the rule is at most.
     solver : str
         A name that ``greenopt solvers`` lists; "highs" makes its own choice of algorithm.
     isolation : str
@@ -119,6 +122,10 @@ def solve(
     refuse_others(instance)
     refuse_unknown(method, solver)
     settings = Settings(solver, isolation, gap, bound, explain, seed, threads)
+    if method != "exact":
+        from greenopt.ruling import solve_by_rule
+
+        return solve_by_rule(instance, method, settings, time_limit)
     return Run(instance, settings, time_limit, start).solution()
 
 
@@ -145,8 +152,9 @@ def refuse_unknown(method: str, solver: str) -> None:
     SolverError
         For an unknown solver.
     """
-    if method not in METHODS:
-        raise ModelError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    known = ["exact", *(rule for problem in PROBLEMS for rule in part(problem, "methods").RULES)]
+    if method not in known:
+        raise ModelError(f"unknown method {method!r}; known are {', '.join(known)}")
     find(solver)
 
 
@@ -219,7 +227,7 @@ class Run:
     runtime_s: dict[str, float] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    _prices: tuple[Model, int, FloatArray] | None = None
+    _prices: list[tuple[Model, int, FloatArray] | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         limit = arguments.time_limit_s(self.time_limit)
@@ -257,7 +265,7 @@ class Run:
             with self._timed("explain"):
                 self._explain()
         if found is not None and formulation.below() is not None:
-            _take_true_values(stages, found.stages)
+            stages[-1] = _at_true_value(stages[-1], found.stages[len(stages) - 1])
         status = self._status(raw, stages, found, scales)
         if found is not None and stages:
             last = stages[-1]
@@ -300,17 +308,43 @@ class Run:
     def _refined(self, formulation: Any) -> tuple[Any, tuple[Any, ...]]:
         """Solve, with more pieces where curves leave a gap; the formulation and what came out."""
         result = self._stages(formulation)
-        for _ in range(REFINEMENTS if formulation.below() is not None else 0):
-            raw, stages, x, scales = result
-            if x is None or self._prices is None or formulation.model.is_integer:
-                break
-            last = stages[-1]
-            if closes(last.objective, last.bound, self.settings.gap / 2, scales[-1]):
+        if formulation.below() is None:
+            return formulation, result
+        if result[0].termination == Termination.INFEASIBLE:
+            formulation, result = self._fitting(formulation, result)
+        for _ in range(0 if formulation.model.is_integer else REFINEMENTS):
+            _, stages, _, scales = result
+            open_ones = [
+                prices
+                for stage, scale, prices in zip(stages, scales, self._prices, strict=True)
+                if prices and not closes(stage.objective, stage.bound, self.settings.gap / 2, scale)
+            ]
+            if not open_ones:
                 break
             with self._timed("build"):
-                formulation = formulation.finer(*self._prices)
+                formulation = formulation.finer(*open_ones[0])
             result = self._stages(formulation)
         return formulation, result
+
+    def _fitting(self, formulation: Any, result: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """Chords wait longer than their curves: without a plan on them, ask those below the curves.
+
+        If these have none either, there is none. Else they say where more points are needed.
+        """
+        raw = result[0]
+        for _ in range(REFINEMENTS):
+            below = formulation.below()
+            relaxed = self.solve_stage(below.model, 0)
+            if relaxed.x is None:
+                if relaxed.termination != Termination.INFEASIBLE:
+                    raw = replace(raw, termination=Termination.LIMIT, message=BETWEEN)
+                return formulation, (raw, *result[1:])
+            formulation = formulation.around(relaxed.x)
+            result = self._stages(formulation)
+            if result[0].termination != Termination.INFEASIBLE:
+                return formulation, result
+        raw = replace(result[0], termination=Termination.LIMIT, message=BETWEEN)
+        return formulation, (raw, *result[1:])
 
     def _stages(
         self, formulation: Any
@@ -323,8 +357,9 @@ class Run:
         x: FloatArray | None = None
         start = self._encoded_start(formulation)
         scales: list[float] = []  # sum of the absolute terms of each stage's objective
+        self._prices = []
         for number, stage in enumerate(model.stages):
-            raw = self._solve(model, number, start=start)
+            raw = self.solve_stage(model, number, start=start)
             if number == 0 and raw.start is not None:
                 self.report["start"] = asdict(raw.start)
             if raw.x is None:
@@ -362,10 +397,10 @@ class Run:
         x: FloatArray = formulation.encode(given)
         return x
 
-    def _solve(
+    def solve_stage(
         self, model: Model, stage: int, relax: bool = False, start: FloatArray | None = None
     ) -> RawResult:
-        """Run the solver on one stage, timed."""
+        """Run the solver on one stage of a model, timed."""
         phase = "bound" if relax else "solve"
         solver = self._dual_solver if relax else self.settings.solver
 
@@ -467,13 +502,8 @@ class Run:
         if model.is_integer or not find(self.settings.solver).duals:
             if not self.settings.bound:
                 return StageResult(value, self._tree_bound(formulation, number, raw), "tree")
-            relaxed = self._solve(model, number, relax=True)
-        bound, marginals, self._prices = -np.inf, {}, None
-        if relaxed.row_dual is not None and relaxed.x is not None:
-            self._prices = (model, number, relaxed.row_dual)
-            dual = formulation.proving(*self._prices)
-            bound = model.stages[number].bound(model, relaxed.x, dual)
-            marginals = formulation.marginals_of(model, dual)
+            relaxed = self.solve_stage(model, number, relax=True)
+        bound, marginals = self._own_proof(formulation, model, number, relaxed)
         if not model.is_integer:
             return StageResult(
                 value, bound, "own-dual" if np.isfinite(bound) else "none", marginals
@@ -483,8 +513,26 @@ class Run:
             return StageResult(value, tree_bound, "tree", marginals)
         return StageResult(value, bound, "lp", marginals)
 
+    def relaxed_bound(self, formulation: Any) -> StageResult:
+        """The proof of the relaxed first stage, without a plan."""
+        raw = self.solve_stage(formulation.model, 0, relax=True)
+        bound, marginals = self._own_proof(formulation, formulation.model, 0, raw)
+        return StageResult(np.inf, bound, "lp" if np.isfinite(bound) else "none", marginals)
+
+    def _own_proof(
+        self, formulation: Any, model: Model, number: int, raw: RawResult
+    ) -> tuple[float, dict[str, LabelledArray]]:
+        """Bound by weak duality from a continuous solve's multipliers, and these by name."""
+        if raw.row_dual is None or raw.x is None:
+            self._prices.append(None)
+            return -np.inf, {}
+        self._prices.append((model, number, raw.row_dual))
+        dual = formulation.proving(model, number, raw.row_dual)
+        bound = model.stages[number].bound(model, raw.x, dual)
+        return bound, formulation.marginals_of(model, dual)
+
     def _tree_bound(self, formulation: Any, number: int, raw: RawResult) -> float:
-        """What a search has proved; where curves are cut into pieces, one with pieces below them."""
+        """What a search has proved; where curves are in pieces, one with pieces below them."""
         below = formulation.below()
         if below is None:
             return raw.tree_bound
@@ -541,8 +589,6 @@ class Run:
             }
 
 
-def _take_true_values(stages: list[StageResult], values: Sequence[float]) -> None:
-    """Put what a plan is worth on its curves in place of what their chords say, if that is less."""
-    for i, (stage, value) in enumerate(zip(stages, values, strict=False)):
-        if value <= stage.objective:
-            stages[i] = StageResult(value, stage.bound, stage.bound_source, stage.marginals)
+def _at_true_value(stage: StageResult, value: float) -> StageResult:
+    """A stage with what its plan is worth on its curves, if chords have said more."""
+    return replace(stage, objective=min(stage.objective, value))

@@ -268,9 +268,12 @@ def benchmarks(folder: Path) -> str:
 
 
 def _benchmark(record: dict[str, Any]) -> str:
-    rows = [[_cell(value) for value in row] for row in record["rows"]]
     machine = "; ".join(f"{key}: {_cell(value)}" for key, value in record["machine"].items())
     facts = f"Recorded {record['date']} by `{record['command']}` on: {machine}."
+    if "page" in record:  # which aggregates the runs
+        there = f"{record['what']}: tables on [a page of their own]({record['page']})."
+        return f"## {record['benchmark']}\n\n{there}\n\n{facts}\n"
+    rows = [[_cell(value) for value in row] for row in record["rows"]]
     notes = "\n".join(f"- {note}" for note in record.get("notes", []))
     parts = (f"## {record['benchmark']}", record["what"], table(record["columns"], rows, 1).strip())
     return "\n\n".join((*parts, facts, notes)) + "\n"

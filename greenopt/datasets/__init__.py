@@ -7,6 +7,7 @@ possible is stated in the ``notes`` of what is returned.
 
 from greenopt.datasets.energy import Measurements, read_energy_measurements
 from greenopt.datasets.latency import RttMatrix, read_rtt
+from greenopt.datasets.means import YearlyMeans, read_yearly_carbon
 from greenopt.datasets.rates import (
     ModelTable,
     RateTable,
@@ -31,6 +32,7 @@ __all__ = [
     "RttMatrix",
     "TimeSeries",
     "Trace",
+    "YearlyMeans",
     "read_azure_trace",
     "read_carbon",
     "read_energy_measurements",
@@ -44,4 +46,5 @@ __all__ = [
     "read_temperature",
     "read_trace",
     "read_wet_bulb",
+    "read_yearly_carbon",
 ]

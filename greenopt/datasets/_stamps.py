@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from greenopt.datasets._tables import AnyPath, IntArray, Table, refuse, report
+from greenopt.datasets._tables import AnyPath, BoolArray, IntArray, Table, refuse, report
 from greenopt.errors import Problem
 
 EXAMPLE = "2024-01-31T05:00Z"
@@ -115,30 +115,34 @@ def read_stamps(table: Table, column: str, zone: str | None) -> Stamps:
         ],
     )
     clock_s = clock_us // _US
-    bare = np.array([offset is None for offset in offsets])
-    wrong = np.flatnonzero(bare if zone is None else ~bare)
-    if len(wrong):
-        i = int(wrong[0])
-        cell = table.cells(column, [i])[0]
-        these = f"{len(wrong)} of {len(bare)} stamps"
-        if zone is None:
-            guess = "UTC" if "utc" in column.lower() else "Europe/Berlin"
-            what = (
-                f"is {cell!r}, without a zone, like {these}; expected one, as in {EXAMPLE}, or the "
-                f"zone of all stamps as an argument, such as zone={guess!r}"
-            )
-        else:
-            what = (
-                f"is {cell!r}, with a zone of its own, like {these}; expected none with "
-                f"zone={zone!r}: leave that argument out"
-            )
-        refuse(table.path, f"data row {i + 1}, {where}", what)
+    _refuse_zones(table, column, np.array([offset is None for offset in offsets]), zone)
     if zone is not None:
         return _from_local(table, where, times, clock_s, zone)
     seconds = np.array([offset.total_seconds() for offset in offsets if offset is not None])
-    odd = sorted({int(s) for s in np.unique(seconds)} - {0})
-    notes = ("stamps with an offset were converted to UTC",) if odd else ()
+    notes = ("stamps with an offset were converted to UTC",) if seconds.any() else ()
     return Stamps(clock_s - seconds.astype(np.int64), notes, {})
+
+
+def _refuse_zones(table: Table, column: str, bare: BoolArray, zone: str | None) -> None:
+    """Refuse stamps without a zone where none is given, and with one where one is."""
+    wrong = np.flatnonzero(bare if zone is None else ~bare)
+    if not len(wrong):
+        return
+    i = int(wrong[0])
+    cell = table.cells(column, [i])[0]
+    these = f"like {len(wrong)} of {len(bare)} stamps"
+    if zone is None:
+        guess = "UTC" if "utc" in column.lower() else "Europe/Berlin"
+        what = (
+            f"is {cell!r}, without a zone, {these}; expected one, as in {EXAMPLE}, or the "
+            f"zone of all stamps as an argument, such as zone={guess!r}"
+        )
+    else:
+        what = (
+            f"is {cell!r}, with a zone of its own, {these}; expected none with "
+            f"zone={zone!r}: leave that argument out"
+        )
+    refuse(table.path, f"data row {i + 1}, column {column!r}", what)
 
 
 def _from_local(

@@ -16,7 +16,9 @@ MISSING = ("refuse", "allow", "interpolate")
 LONGEST_FILLED = 3
 _LISTED = 20
 _RUN_OF_ANOTHER_STEP = 3
+_FEW_ROWS = 4
 _MOST_MISSING = 10
+_ALWAYS_FILLED = 1000
 
 
 class Rows(NamedTuple):
@@ -77,18 +79,10 @@ def regular(
     path = rows.path
     if missing not in MISSING:
         refuse(path, "missing", f"is {missing!r}; expected one of {', '.join(map(repr, MISSING))}")
-    inside, neighbour = _asked(rows, start_s, end_s)
+    inside, after = _asked(rows, start_s, end_s)
     inside, notes = _ordered(inside, missing != "refuse")
-    step = _step(inside, neighbour)
-    first, last = int(inside.utc_s[0]), int(inside.utc_s[-1])
-    if start_s is not None:
-        first = _edge(rows, "start", start_s, first, step)
-    if end_s is not None:
-        last = _edge(rows, "end", end_s, last + step, step) - step
-    count = (last - first) // step + 1
-    if count > _MOST_MISSING * len(inside.utc_s):
-        what = f"are {len(inside.utc_s)}, for {count} steps from {shown(first)} to {shown(last)}"
-        refuse(path, "rows", f"{what}; expected most of them: is a stamp mistyped?")
+    step, differs = _step(rows, inside, after)
+    first, count = _grid(rows, inside, step, start_s, end_s)
     at = (inside.utc_s - first) // step
     values = np.full((count, len(rows.columns)), np.nan)
     values[at] = inside.values
@@ -101,12 +95,12 @@ def regular(
         found = holes.all(values)
         if missing == "refuse":
             report(path, found, _LISTED)
-        notes += _counted(found, "NaN in the values")
-    return Steps(first, step, values, notes)
+        notes += _allowed(found)
+    return Steps(first, step, values, differs + notes)
 
 
 def _asked(rows: Rows, start_s: int | None, end_s: int | None) -> tuple[Rows, int | None]:
-    """Rows in the time asked for, and the time of the row after them, or before a single one."""
+    """Rows in the time asked for, and the time of the first row after it."""
     first, last = int(rows.utc_s.min()), int(rows.utc_s.max())
     if start_s is not None and end_s is not None and start_s >= end_s:
         what = f"is {shown(end_s)}; expected a time after the start {shown(start_s)}"
@@ -118,10 +112,8 @@ def _asked(rows: Rows, start_s: int | None, end_s: int | None) -> tuple[Rows, in
         name, asked = ("start", low) if low > last else ("end", high)
         what = f"is {shown(asked)}, which leaves no row; the file has rows from {shown(first)}"
         refuse(rows.path, name, f"{what} to {shown(last)}")
-    after, before = rows.utc_s[rows.utc_s >= high], rows.utc_s[rows.utc_s < low]
-    if len(after):
-        return rows.pick(inside), int(after.min())
-    return rows.pick(inside), int(before.max()) if len(before) and inside.sum() == 1 else None
+    after = rows.utc_s[rows.utc_s >= high]
+    return rows.pick(inside), int(after.min()) if len(after) else None
 
 
 def _ordered(rows: Rows, drop_equal: bool) -> tuple[Rows, list[str]]:
@@ -155,30 +147,58 @@ def _ordered(rows: Rows, drop_equal: bool) -> tuple[Rows, list[str]]:
     return rows.pick(keep), notes
 
 
-def _step(rows: Rows, neighbour: int | None) -> int:
-    """Length of the steps, from the rows and the time of the next one."""
-    times = rows.utc_s if neighbour is None else np.append(rows.utc_s, neighbour)
-    if len(times) < 2:
+def _step(rows: Rows, inside: Rows, after: int | None) -> tuple[int, list[str]]:
+    """Length of the steps, and what to state of it.
+
+    It is the most common one in the time asked for, up to the row after. Too few rows cannot tell a
+    gap from a step: for them it is not longer than the most common one in the file.
+    """
+    everywhere = np.unique(rows.utc_s)
+    if len(everywhere) < 2:
         refuse(rows.path, "rows", "are of one time only; expected at least 2 steps")
-    lengths = np.abs(np.diff(times))
-    found, often = np.unique(lengths, return_counts=True)
-    step = int(found[np.argmax(often)])
+    usual = _most_common(np.diff(everywhere))
+    times = inside.utc_s if after is None else np.append(inside.utc_s, after)
+    lengths = np.diff(times)
+    few = len(inside.utc_s) < _FEW_ROWS
+    step = min(usual, _most_common(np.append(lengths, usual))) if few else _most_common(lengths)
     problems = []
-    for length in found[found != step]:
+    for length in np.unique(lengths[lengths != step]):
         at = np.flatnonzero(lengths == length)
-        runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
-        if length % step == 0 and max(map(len, runs)) < _RUN_OF_ANOTHER_STEP:
+        longest_run = max(map(len, _runs(lengths == length)))
+        if length % step == 0 and (few or longest_run < _RUN_OF_ANOTHER_STEP):
             continue  # a gap
-        i = at[0] + 1
-        number = rows.number[i] if i < len(rows.number) else rows.number[-1] + 1
+        i = int(at[0]) + 1
+        number = inside.number[i] if i < len(inside.number) else inside.number[-1] + 1
         what = (
             f"is of {shown(times[i])}, {length} s after the row above, like {len(at)} of "
             f"{len(lengths)} rows, where most come after {step} s; expected steps of one length "
             "(start= and end= read a part of the file, at_step changes the length)"
         )
-        problems.append(Problem(f"data row {number}", what))
-    report(rows.path, sorted(problems, key=lambda p: int(p.path.split()[-1])))
-    return step
+        problems.append((i, Problem(f"data row {number}", what)))
+    report(rows.path, [problem for _, problem in sorted(problems)])
+    said = f"steps are {step} s in the time asked for, and {usual} s in most of the file"
+    return step, [said] if step != usual else []
+
+
+def _most_common(lengths: IntArray) -> int:
+    found, often = np.unique(lengths, return_counts=True)
+    return int(found[np.argmax(often)])
+
+
+def _grid(
+    rows: Rows, inside: Rows, step: int, start_s: int | None, end_s: int | None
+) -> tuple[int, int]:
+    """First time and number of steps."""
+    first, last = int(inside.utc_s[0]), int(inside.utc_s[-1])
+    if start_s is not None:
+        first = _edge(rows, "start", start_s, first, step)
+    if end_s is not None:
+        last = _edge(rows, "end", end_s, last + step, step) - step
+    count, known = (last - first) // step + 1, len(inside.utc_s)
+    if count > _MOST_MISSING * known + _ALWAYS_FILLED:
+        what = f"are {known}, for {count} steps from {shown(first)} to {shown(last)}"
+        refuse(rows.path, "rows", f"{what}; expected most of them: is a stamp mistyped?")
+    return first, count
 
 
 def _edge(rows: Rows, name: str, asked: int, nearest: int, step: int) -> int:
@@ -261,12 +281,12 @@ def _interpolate(holes: _Holes, values: FloatArray) -> list[str]:
     return notes
 
 
-def _counted(found: list[Problem], what: str) -> list[str]:
-    """Notes of what was allowed."""
+def _allowed(found: list[Problem]) -> list[str]:
+    """Notes of what became NaN."""
     notes = [f"{p.path}: {p.message.split('; expected')[0]}" for p in found[:_LISTED]]
     if len(found) > _LISTED:
         notes.append(f"and {len(found) - _LISTED} more like these")
-    return [f"{note} ({what})" for note in notes]
+    return [f"{note} (NaN in the values)" for note in notes]
 
 
 def _runs(flags: BoolArray) -> list[IntArray]:

@@ -59,7 +59,7 @@ PRICE = Quantity(
     median=(5, 1000),
     low=15,
 )
-"""Electricity price. Year medians of 24 markets in 2020 to 2024 lie between 9 and 270 USD/MWh."""
+"""Electricity price. Year medians of 23 zones in 2020 to 2024 lie between 9 and 270 USD/MWh."""
 
 _TEMPERATURES = {"degC": (0.0, 1.0), "degF": (-32, 5 / 9), "K": (-273.15, 1)}
 

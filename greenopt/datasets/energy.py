@@ -104,20 +104,12 @@ class Measurements:
     boundary : {"gpu", "server", "facility"} or None
         Whose energy and power it is; None where a file of one's own does not say.
     columns : dict of str to ndarray, shape (n_rows,)
-        Every name in `TEXTS` and `NUMBERS`. What a layout lacks is NaN, or empty for names, and
-        stands in the notes.
-
-        | column | meaning |
-        | --- | --- |
-        | model, gpu, task | names as in the file |
-        | gpus | GPUs of one instance |
-        | batch | mean number of requests served together |
-        | batch_limit | most requests the server takes together |
-        | requests_per_s, output_tokens_per_s | throughput of the instance |
-        | output_tokens_mean | output tokens of a request |
-        | energy_per_request_j | energy of a request, J |
-        | power_w | power of all its GPUs, W |
-        | itl_mean_s, itl_p50_s to itl_p99_s | time between output tokens, s |
+        Names (`TEXTS`): model, gpu, task. Numbers (`NUMBERS`): gpus, the GPUs of one instance;
+        batch, the mean number of requests served together; batch_limit, the most that the server
+        takes together; requests_per_s and output_tokens_per_s of the instance; output_tokens_mean
+        of a request; energy_per_request_j, J; power_w of all its GPUs, W; itl_mean_s, itl_p50_s,
+        itl_p90_s, itl_p95_s, itl_p99_s, the time between output tokens, s. What a layout lacks is
+        NaN, or empty for names, and stands in the notes.
     notes : tuple of str
         What is derived, what is lacking, what was found.
     """

@@ -23,8 +23,8 @@ from greenopt.solvers.task import Answer, Line, Task, Termination
 
 __all__ = ["solve", "version"]
 
-DENSE = 0.002
-"""A row with entries in more than this share of the columns may couple parts."""
+DENSE, LEAST_DENSE = 0.002, 100
+"""A row with entries in more than this share of the columns, and in so many, may couple parts."""
 
 MOST_COUPLING = 500
 """With more coupling rows, column generation takes too many rounds."""
@@ -65,11 +65,11 @@ class Parts:
 
 def parts_of(scaled: Scaled) -> Parts | None:
     """Parts of a model without its dense rows; None if it does not fall apart."""
-    if scaled.is_integer or scaled.q is not None:
+    n_columns = scaled.matrix.shape[1]
+    if scaled.is_integer or scaled.q is not None or not n_columns:
         return None
-    n_rows, n_columns = scaled.matrix.shape
     by_row = scaled.matrix.tocsr()
-    dense = np.diff(by_row.indptr) > max(DENSE * n_columns, 1)
+    dense = np.diff(by_row.indptr) > max(DENSE * n_columns, LEAST_DENSE)
     coupling, own = np.flatnonzero(dense), np.flatnonzero(~dense)
     if len(coupling) > MOST_COUPLING:
         return None
@@ -86,6 +86,8 @@ def parts_of(scaled: Scaled) -> Parts | None:
     before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     group = np.unique(np.where(sizes > 0, before // LEAST_COLUMNS, 0), return_inverse=True)[1][part]
     columns, others = _members(group[:n_columns]), _members(group[n_columns:])
+    if len(columns) < 2:
+        return None
     empty = np.zeros(0, dtype=np.int64)
     return Parts(
         coupling,
@@ -98,8 +100,8 @@ def _members(group: IntArray) -> dict[int, IntArray]:
     """Positions of the members of each group."""
     order = np.argsort(group, kind="stable")
     numbers, first = np.unique(group[order], return_index=True)
-    split = np.split(order, first[1:])
-    return dict(zip(numbers.tolist(), split, strict=True))
+    ends = np.append(first, len(order))[1:]
+    return {int(n): order[a:b] for n, a, b in zip(numbers, first, ends, strict=True)}
 
 
 def solve(task: Task, line: Line) -> Answer:
@@ -237,7 +239,7 @@ class _Generation:
         self._blocks = self._loaded()
         self._master = _Master(self._highspy, task, parts.coupling, len(self._blocks))
         self._dual = np.zeros(len(task.scaled.row_lower))
-        self._bound, self._rounds, self._iterations = -np.inf, 0, 0
+        self._bound, self._rounds, self._iterations, self._new = -np.inf, 0, 0, 0
 
     def _loaded(self) -> list[_Block]:
         scaled, parts = self._task.scaled, self._parts
@@ -279,16 +281,15 @@ class _Generation:
         while True:
             if not self._master.solve():
                 return _whole(self._task, self._line, "the master program failed")
-            if self._closed():
+            if self._closed() or not self._new:  # no new point: nothing but rounding is left
                 if self._master.broken <= ROUNDING * 10:
                     return self._ended(Termination.OPTIMAL, "Optimal")
                 if raises == RAISES:
                     return _whole(self._task, self._line, "coupling rows cannot be kept")
                 raises, penalty = raises + 1, penalty * 100
                 self._master.penalise(penalty)
+                self._new = 1
                 continue
-            if time.perf_counter() > self._until:
-                return self._ended(Termination.LIMIT, "Time limit reached")
             failed = self._price_out(self._master.price)
             if failed is not None:
                 return failed
@@ -304,16 +305,20 @@ class _Generation:
         self._rounds += 1
         values = []
         for block in self._blocks:
-            left = max(self._until - time.perf_counter(), 1e-3)
+            left = self._until - time.perf_counter()
+            if left <= 0:
+                return self._ended(Termination.LIMIT, "Time limit reached")
             if not block.best(price, min(left, 1e20)):
                 return self._without(block)
             self._iterations += block.iterations
             values.append(block.value)
         if first:
             self._master.unit = 1.0 + float(np.abs(values).sum())
+        self._new = 0
         for number, block in enumerate(self._blocks):
             if first or block.value < self._master.of_part[number] - 1e-12 * abs(block.value):
                 self._master.take(number, block)
+                self._new += 1
         bound = sum(values) + (0.0 if first else self._master.rows_term())
         self._line.log(f"round {self._rounds}: bound {bound:.12g}, best {self._bound:.12g}")
         if bound > self._bound:

@@ -10,13 +10,14 @@ choice that is not a figure of a source stands in `rules` and goes into the inst
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -35,20 +36,19 @@ from greenopt.datasets import (
     read_trace,
     read_wet_bulb,
 )
-from greenopt.errors import InputError, Problem
+from greenopt.errors import GreenoptError, InputError, Problem
 from greenopt.physics.energy import S_PER_H
 from greenopt.physics.latency import prefill_s
 from greenopt.problems.placement.eligibility import services
 from greenopt.problems.placement.instance import Distribution, PlacementInstance
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent))
+sys.path += [str(HERE), str(HERE.parent)]
 
 from composing import (  # noqa: E402
     BYTES_PER_TOKEN,
     CYCLES,
     DATA,
-    SOURCES,
     bins,
     gpu_document,
     home_plan_metrics,
@@ -67,6 +67,18 @@ from composing import (  # noqa: E402
     weighted,
     work,
 )
+from world_rules import COMMON_SOURCES, LAST_MILE_S, REN_SOURCE, RULES  # noqa: E402
+
+
+class Choices(NamedTuple):
+    """What can be chosen about an instance of any kind."""
+
+    date: str = "2023-07-18"
+    utilisation: float = 0.5
+    step_min: int = 15
+    ewif: str = "waterwise"
+    wue: str = "scaled"
+    embodied: str = "installed"
 
 
 class Kind(NamedTuple):
@@ -93,7 +105,7 @@ KINDS: Mapping[str, Kind] = {
         "cost under budgets on carbon, water and TTFT", days=7, origins=30, budgets=True
     ),
 }
-DATE, UTILISATION, STEP_MIN = "2023-07-18", 0.5, 15
+DEFAULT = Choices()
 FAMILY_DATES = (
     "2022-02-15",
     "2022-04-12",
@@ -107,6 +119,9 @@ FAMILY_DATES = (
     "2023-10-17",
 )
 FAMILY_UTILISATIONS = (0.3, 0.5, 0.7)
+STEPS_MIN = (15, 60)
+EMBODIED = ("installed", "running")
+SERIES_BEGIN = dt.date(2022, 1, 1)
 FIRST_DAY, LAST_DAY = dt.date(2022, 1, 22), dt.date(2023, 12, 31)
 
 
@@ -180,7 +195,7 @@ JURISDICTIONS = (
 """Origins of each are served at its sites only (ours)."""
 EGRESS_LIKE = {"UK South": "West Europe"}
 """Regions that the price table lacks, and those whose row stands there."""
-LAST_MILE_S = 0.010
+LEAST_WORTH = 1e-6
 LONGEST_PROMPT = 8192
 RATE_STEP_S = 600.0
 S_PER_DAY = 24 * S_PER_H
@@ -265,7 +280,16 @@ COURSE_DAYS = {1: (6, 7), 7: (0, 7)}
 DEFERRAL_LIMIT_S = 6.0 * S_PER_H
 EQUITY_USD = {"water_l": 60 / 1000, "carbon_kg": 1500 / 1000}
 BUDGETED = ("carbon_kg", "water_l", "ttft_mean_s")
-BUDGET_SHARE = 0.5
+CHEAPEST = {"cost_usd": 1.0, "ttft_request_s": 1e-7}
+"""Weights of the plan of least cost; among plans of equal cost the fastest counts."""
+OVER_PERIODS = (
+    "gpus",
+    "carbon_g_per_kwh",
+    "price_usd_per_mwh",
+    "pue",
+    "wue_l_per_kwh",
+    "ewif_l_per_kwh",
+)
 
 EWIF = {
     "waterwise": (
@@ -282,12 +306,12 @@ EWIF = {
 def build(
     kind: str,
     *,
-    date: str = DATE,
-    utilisation: float = UTILISATION,
-    step_min: int = STEP_MIN,
-    ewif: Literal["waterwise", "ren"] = "waterwise",
-    wue: Literal["scaled", "raw"] = "scaled",
-    embodied: Literal["installed", "running"] = "installed",
+    date: str = DEFAULT.date,
+    utilisation: float = DEFAULT.utilisation,
+    step_min: int = DEFAULT.step_min,
+    ewif: str = DEFAULT.ewif,
+    wue: str = DEFAULT.wue,
+    embodied: str = DEFAULT.embodied,
     data: Path = DATA,
 ) -> PlacementInstance:
     """Build one instance.
@@ -297,9 +321,10 @@ def build(
     kind : str
         One of `KINDS`.
     date : str
-        First UTC day, ``YYYY-MM-DD``, from 2022-01-22; a week ends by 2023-12-31.
+        First UTC day, ``YYYY-MM-DD``, from 2022-01-22; the last day is 2023-12-31.
     utilisation : float
-        Demand of the busiest period over the most that all GPUs together could serve of it.
+        Demand of the busiest period over the most that all GPUs together could serve of it, above
+        0 and at most 1. Beyond 0.7 not every kind is feasible.
     step_min : {15, 60}
         Length of a period, min.
     ewif : {"waterwise", "ren"}
@@ -314,18 +339,20 @@ def build(
     Raises
     ------
     InputError
-        If a series is incomplete on the days.
+        If a choice is none of these, or a series is incomplete on the days.
     """
+    choices = Choices(date, utilisation, step_min, ewif, wue, embodied)
+    refuse_unknown(kind, choices)
     chosen = KINDS[kind]
     window = Window(first_day(date, chosen.days), chosen.days, step_min)
     origins = tuple(ORIGINS)[: chosen.origins]
     offered = usable_service(data)
     draft = PlacementInstance.parse(
         {
-            **frame(data, window, origins, ewif, wue),
+            **frame(data, window, origins, choices),
             **offered,
-            "name": name(kind, date, utilisation, step_min, ewif, wue, embodied),
-            "provenance": provenance(kind, window, utilisation, wue),
+            "name": name(kind, choices),
+            "provenance": provenance(kind, window, choices),
             "embodied_charge": embodied,
             "demand_requests": demand_requests(data, window, origins, utilisation),
             **special_fields(kind, window, origins, offered),
@@ -339,20 +366,39 @@ def build(
     return draft.replace(objective=weighted(home_plan_metrics(draft, "h100")))
 
 
-def frame(
-    data: Path, window: Window, origins: Sequence[str], ewif: str, wue: str
-) -> dict[str, Any]:
+def refuse_unknown(kind: str, choices: Choices) -> None:
+    """Refuse what the builder does not know, all at once."""
+    known = {
+        "kind": (kind, [*KINDS]),
+        "step_min": (choices.step_min, STEPS_MIN),
+        "ewif": (choices.ewif, [*EWIF]),
+        "wue": (choices.wue, [*WUE_BASIS]),
+        "embodied": (choices.embodied, EMBODIED),
+    }
+    problems = [
+        Problem(field, f"is {value!r}, expected one of {options}")
+        for field, (value, options) in known.items()
+        if value not in options
+    ]
+    if not 0 < choices.utilisation <= 1:
+        text = f"is {choices.utilisation!r}, expected a number above 0 and at most 1"
+        problems.append(Problem("utilisation", text))
+    if problems:
+        raise InputError("build_world", problems)
+
+
+def frame(data: Path, window: Window, origins: Sequence[str], choices: Choices) -> dict[str, Any]:
     """What all kinds have in common beside service, demand and objective."""
     return {
         "problem": "placement",
         "schema_version": 1,
         "name": "draft",
-        "provenance": provenance("world-day", window, UTILISATION, wue),
+        "provenance": provenance("world-day", window, choices),
         "periods": {"start": window.starts, "duration_s": [window.step_s] * window.count},
         "origins": origins,
         "sites": SITES,
         "modes": MODES,
-        **grid(data, window, ewif, wue),
+        **grid(data, window, choices),
         **network(data, origins),
         "demand_requests": {"axes": [], "values": 1.0},
         "gpus": {
@@ -363,14 +409,13 @@ def frame(
     }
 
 
-def name(kind: str, *parameters: Any) -> str:
-    """Name of an instance: its kind, and the parameters that are not the defaults."""
-    defaults = (DATE, UTILISATION, STEP_MIN, "waterwise", "scaled", "installed")
-    words = ("{}", "u{}", "{}min", "{}", "{}", "{}")
+def name(kind: str, choices: Choices) -> str:
+    """Name of an instance: its kind, and the choices that are not the default."""
+    words = Choices("{}", "u{}", "{}min", "{}", "{}", "{}")
     shown = [
-        word.format(value)
-        for word, value, default in zip(words, parameters, defaults, strict=True)
-        if value != default
+        str(word).format(choice)
+        for word, choice, default in zip(words, choices, DEFAULT, strict=True)
+        if choice != default
     ]
     return "-".join([kind, *shown])
 
@@ -381,7 +426,7 @@ def special_fields(
     """Fields that set a kind apart, beside its objective and budgets."""
     if kind == "world-day-integer":
         resting = [with_idle_level(profile) for profile in offered["profiles"]]
-        blocks = [S_PER_H // window.step_s] * 24
+        blocks = [window.per_hour] * 24
         return {"profiles": resting, "instance_counts": "integer", "hold_periods": blocks}
     if kind == "world-day-deferrable":
         chat, summarise = offered["classes"]
@@ -430,9 +475,14 @@ class Window(NamedTuple):
         return 60 * self.step_min
 
     @property
+    def per_hour(self) -> int:
+        """Periods in an hour."""
+        return 60 // self.step_min
+
+    @property
     def count(self) -> int:
         """Number of periods."""
-        return self.days * 24 * 60 // self.step_min
+        return self.days * 24 * self.per_hour
 
     @property
     def begins(self) -> list[datetime]:
@@ -473,9 +523,9 @@ def places(data: Path) -> pd.DataFrame:
     return pd.read_csv(data / "site_crosswalk.csv", index_col="site").loc[list(SITES)]
 
 
-def grid(data: Path, window: Window, ewif: str, wue: str) -> dict[str, Any]:
+def grid(data: Path, window: Window, choices: Choices) -> dict[str, Any]:
     """Carbon, price, water and PUE of the sites; what is hourly is held over its periods."""
-    column, factors = EWIF[ewif]
+    column, factors = EWIF[choices.ewif]
     ewif_l_per_kwh = [rounded(value) for value in places(data)[column]]
     return {
         "carbon_signal": {
@@ -489,8 +539,8 @@ def grid(data: Path, window: Window, ewif: str, wue: str) -> dict[str, Any]:
         "price_basis": "wholesale",
         "price_usd_per_mwh": price(data).held(window),
         "pue": {"axes": [], "values": pue(data)},
-        "wue_basis": WUE_BASIS[wue],
-        "wue_l_per_kwh": on_site_water(data, wue).held(window),
+        "wue_basis": WUE_BASIS[choices.wue],
+        "wue_l_per_kwh": on_site_water(data, choices.wue).held(window),
         "cycles_of_concentration": {"axes": [], "values": CYCLES},
         "ewif_set": factors,
         "ewif_l_per_kwh": {"axes": ["site"], "values": ewif_l_per_kwh},
@@ -521,18 +571,20 @@ class Hourly(NamedTuple):
         InputError
             With every column that misses an hour.
         """
-        begin = (window.first - dt.date(2022, 1, 1)).days * 24
+        begin = (window.first - SERIES_BEGIN).days * 24
         values = self.values[begin : begin + 24 * window.days]
-        hours = [start for start in window.starts if start.endswith("00Z")]
-        problems = []
-        for column, gaps in zip(self.columns, np.isnan(values).T, strict=True):
-            if gaps.any():
-                first, *_, last = np.append(np.flatnonzero(gaps), np.flatnonzero(gaps)[-1])
-                text = f"lacks {gaps.sum()} hours from {hours[first]} to {hours[last]}"
-                problems.append(Problem(column, text))
-        if problems:
+        lacking = {
+            column: [window.hours[i] for i in np.flatnonzero(gaps)]
+            for column, gaps in zip(self.columns, np.isnan(values).T, strict=True)
+            if gaps.any()
+        }
+        if lacking:
+            problems = [
+                Problem(column, f"lacks {len(hours)} hours from {hours[0]} to {hours[-1]}")
+                for column, hours in lacking.items()
+            ]
             raise InputError(self.what, problems)
-        return np.repeat(rounded_all(values), S_PER_H // window.step_s, axis=0)
+        return np.repeat(rounded_all(values), window.per_hour, axis=0)
 
 
 @cache
@@ -601,8 +653,8 @@ def egress_usd_per_gb(table: pd.DataFrame, sender: str, receiver: str) -> float:
 def usable_service(data: Path) -> dict[str, Any]:
     """Models, GPUs, classes, and profiles with the levels that all may use everywhere."""
     measured = service(data)
-    window = Window(dt.date.fromisoformat(DATE), 1, 60)
-    draft = {**frame(data, window, tuple(ORIGINS), "waterwise", "raw"), **measured}
+    window = Window(dt.date.fromisoformat(DEFAULT.date), 1, 60)
+    draft = {**frame(data, window, tuple(ORIGINS), DEFAULT), **measured}
     profiles = [
         {**profile, "levels": [profile["levels"][i] for i in np.flatnonzero(usable)]}
         for profile, one in zip(
@@ -787,53 +839,230 @@ def busy_share(data: Path, per_s: np.ndarray) -> np.ndarray:
 
 
 def budgets(instance: PlacementInstance) -> tuple[dict[str, Any], ...]:
-    """Limits half way from the best value that can be reached to that of the least cost.
+    """Limits of every day, together; found on the day in hours, the same up to peaks within one."""
+    days = each_day_in_hours(instance)
+    requests = [float(day.demand_requests.sum()) for day in days]
+    limits = np.array([day_limits(day) for day in days])
+    together = (limits[:, 0].sum(), limits[:, 1].sum(), np.average(limits[:, 2], weights=requests))
+    return limited(dict(zip(BUDGETED, together, strict=True)))
 
-    Both are those of the instance in hours: the same up to peaks within an hour.
+
+def day_limits(day: PlacementInstance) -> tuple[float, ...]:
+    """Limits on carbon, water and TTFT that all raise the least cost.
+
+    Those of carbon and water are half way from the least that can be reached to what the plan of
+    least cost has; the one of TTFT is half way between the same, both under the former limits.
     """
-    hours = in_hours(instance)
-    cheapest = least(hours, "cost_usd")
+    cheapest = optimum(day, CHEAPEST)
     limits = {
-        metric: (1 - BUDGET_SHARE) * least(hours, metric)[metric] + BUDGET_SHARE * cheapest[metric]
-        for metric in BUDGETED
+        metric: (optimum(day, {metric: 1.0})[metric] + cheapest[metric]) / 2
+        for metric in ("carbon_kg", "water_l")
     }
+    bound = day.replace(budgets=limited(limits))
+    fastest, slow = (optimum(bound, weights) for weights in ({"ttft_mean_s": 1.0}, CHEAPEST))
+    return (*limits.values(), (fastest["ttft_mean_s"] + slow["ttft_mean_s"]) / 2)
+
+
+def optimum(instance: PlacementInstance, weights: Mapping[str, float]) -> Mapping[str, float]:
+    """Metrics of a plan with the least weighted sum."""
+    terms = [{"metric": metric, "weight": weight} for metric, weight in weights.items()]
+    return go.solve(instance.replace(objective=({"terms": terms},))).metrics
+
+
+def limited(limits: Mapping[str, float]) -> tuple[dict[str, Any], ...]:
+    """Budgets on totals."""
     return tuple(
         {"name": metric, "metric": metric, "limit": {"axes": [], "values": rounded(limit)}}
         for metric, limit in limits.items()
     )
 
 
-def in_hours(instance: PlacementInstance) -> PlacementInstance:
-    """The instance in hours: demand is added up, what is held stays."""
+def each_day_in_hours(instance: PlacementInstance) -> list[PlacementInstance]:
+    """The days of an instance in hours: demand is added up, what is held stays."""
     per_hour = round(S_PER_H / instance.periods.duration_s[0])
-    starts, demand = instance.periods.start[::per_hour], instance.demand_requests
-    series = ("gpus", "carbon_g_per_kwh", "price_usd_per_mwh", "pue", "wue_l_per_kwh")
-    return instance.replace(
-        periods={"start": starts, "duration_s": [S_PER_H] * len(starts)},
-        demand_requests=demand.reshape(-1, per_hour, *demand.shape[1:]).sum(axis=1),
-        **{name: getattr(instance, name)[::per_hour] for name in (*series, "ewif_l_per_kwh")},
-    )
-
-
-def least(instance: PlacementInstance, metric: str) -> Mapping[str, float]:
-    """Metrics of a plan with the least of one."""
-    terms = [{"metric": metric, "weight": 1.0}]
-    return go.solve(instance.replace(objective=({"terms": terms},))).metrics
+    demand = instance.demand_requests
+    hourly = demand.reshape(-1, per_hour, *demand.shape[1:]).sum(axis=1)
+    return [
+        instance.replace(
+            periods={"start": instance.periods.start[at], "duration_s": [S_PER_H] * 24},
+            demand_requests=hourly[begin : begin + 24],
+            **{name: getattr(instance, name)[at] for name in OVER_PERIODS},
+        )
+        for begin in range(0, len(hourly), 24)
+        for at in [slice(begin * per_hour, (begin + 24) * per_hour, per_hour)]
+    ]
 
 
 # Provenance
 
 
-def provenance(kind: str, window: Window, utilisation: float, wue: str) -> dict[str, Any]:
+def provenance(kind: str, window: Window, choices: Choices) -> dict[str, Any]:
     """Provenance of an instance."""
+    chosen = KINDS[kind]
+    days = "one real day" if chosen.days == 1 else "seven real days"
+    what = f"{len(SITES)} sites and {chosen.origins} origins over {days} in periods of "
+    what += f"{window.step_min} min, two models in three modes; {chosen.what}"
     return {
-        "description": f"15 sites: {KINDS[kind].what}",
+        "description": what,
         "builder": "instances/placement-world/build_world.py",
         "data_licence": "ODbL-1.0 AND LicenseRef-market-operators",
-        "sources": [SOURCES["water"]],
-        "rules": ["draft"],
+        "sources": [*COMMON_SOURCES, *([REN_SOURCE] if choices.ewif == "ren" else [])],
+        "rules": [
+            *rules_of_choices(kind, window, choices),
+            *RULES,
+            *rules_of_kind(kind),
+            "All figures are rounded to 6 significant digits.",
+        ],
     }
 
 
+def rules_of_choices(kind: str, window: Window, choices: Choices) -> list[str]:
+    """What the choices, the horizon and the origins mean."""
+    chosen = KINDS[kind]
+    names = tuple(ORIGINS)[: chosen.origins]
+    last = window.first + timedelta(days=chosen.days - 1)
+    span = f"day is {window.first}" if chosen.days == 1 else f"days are {window.first} to {last}"
+    first, end = COURSE_DAYS[chosen.days]
+    course = f"day {end}" if end - first == 1 else f"days {first + 1} to {end}"
+    weights = ", ".join(f"{place} {ORIGINS[place].weight:g}" for place in names)
+    wue = {
+        "scaled": "times one factor for all sites that makes the mean over 2022, 2023 and the 15 "
+        "sites 0.569 L/kWh (EcoLogits, OpenAI)",
+        "raw": "as it comes, which is above what operators report",
+    }
+    ewif = {
+        "waterwise": "WaterWise factors (hydro 17 L/kWh)",
+        "ren": "the factors of Ren et al. (hydro 0 L/kWh)",
+    }
+    embodied = {
+        "installed": "of all installed GPUs it is reported, not steered by",
+        "running": "it is charged to GPUs for the time in which they run",
+    }
+    return [
+        f"The {span} in UTC, in periods of {window.step_min} min.",
+        f"Requests come from {len(names)} cities: those of the sites"
+        + (", and 15 more whose Azure region has round trips to all sites." if names[15:] else "."),
+        "The shares of the origins in the demand are weights of our own, a rough sense of the "
+        f"size of each market without a source: {weights}.",
+        "The course of demand is ServeGen's language/m-small for chat and language/m-large for "
+        f"summarise on {course} of the trace (10-minute rates, averaged over each period; no "
+        "outage of the trace lies there), relative to its mean. It is read as local time: each "
+        "origin follows it by its own clock (IANA time zone), around and around.",
+        f"Utilisation is {choices.utilisation:g}: demand is scaled so that in the busiest period "
+        f"{choices.utilisation:g} of all GPUs would do if they stood at one place and ran at their "
+        "highest levels, in the best division of classes over modes; then it is rounded to whole "
+        "requests.",
+        "WUE is the wet-bulb polynomial at 3 cycles of concentration (floor 0), "
+        f"{wue[choices.wue]}; the same cycles split the make-up into evaporation and blowdown.",
+        f"EWIF is one annual figure per country: {ewif[choices.ewif]} on the generation mix of Our "
+        "World in Data.",
+        "Embodied carbon per GPU is 273 kg plus an eighth of a 5700 kg server, over 3 years "
+        f"(EcoLogits), for both GPU types; {embodied[choices.embodied]}.",
+    ]
+
+
+def rules_of_kind(kind: str) -> list[str]:
+    """What sets a kind apart."""
+    found = []
+    if kind == "world-day-integer":
+        found.append(
+            "Numbers of instances are whole and held for an hour. An instance may stand by: an "
+            "idle level draws 63 W per A100 and 75 W per H100 (idle power of Splitwise's "
+            "simulator, for the A100-80GB) beside the host's; switching on and off takes nothing."
+        )
+    if kind == "world-day-deferrable":
+        found.append("Summaries may be held back for up to 6 hours, at no price: our assumption.")
+    if kind == "world-day-residency":
+        groups = "; ".join(", ".join(group) for group in JURISDICTIONS)
+        found.append(
+            "Requests of these origins are served at sites of their own group only, ours, after "
+            "the practice of keeping data in a jurisdiction (EU and UK, India, Australia): "
+            f"{groups}. All other origins may use every site, and every site may serve them."
+        )
+    if kind == "world-day-equity":
+        found.append(
+            "The objective is cost plus 60 USD/m3 on the largest site total of water and 1500 "
+            "USD/t on that of carbon, the prices of eGLB's equitable case (arXiv 2307.05494)."
+        )
+    elif KINDS[kind].budgets:
+        found.append(
+            "Cost is minimised under budgets on the totals of carbon, water and mean TTFT. Those "
+            "on carbon and water lie half way between the least that can be reached and what the "
+            "plan of least cost has; the one on TTFT lies half way between the same, both under "
+            "the other two. They are found day by day in periods of an hour (plans of least cost "
+            "pay 1e-7 USD per request-second of TTFT to break ties), then added up; TTFT is "
+            "weighted by requests."
+        )
+    else:
+        found.append(
+            "Scales of the objective are the metrics of a reference plan: every origin is served "
+            "at its nearest site in mode h100 at the highest level, without regard to capacity, "
+            "operational carbon alone. The four weights are equal."
+        )
+    return found
+
+
+# Command line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write instances."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--type", choices=KINDS, help="type of instance (default: all)")
+    parser.add_argument("--date", default=DEFAULT.date, help="first UTC day, YYYY-MM-DD")
+    parser.add_argument("--utilisation", type=float, default=DEFAULT.utilisation)
+    parser.add_argument("--step-min", type=int, choices=STEPS_MIN, default=DEFAULT.step_min)
+    parser.add_argument("--ewif", choices=EWIF, default=DEFAULT.ewif)
+    parser.add_argument("--wue", choices=WUE_BASIS, default=DEFAULT.wue)
+    parser.add_argument("--embodied", choices=EMBODIED, default=DEFAULT.embodied)
+    parser.add_argument(
+        "--family", action="store_true", help="ten dates at three utilisations, in --out"
+    )
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the real data")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
+    options = parser.parse_args(arguments)
+    if not options.data.is_dir():
+        parser.error(f"there is no folder {options.data}; name the real data's with --data")
+    if options.family and options.out == HERE:
+        parser.error("--family writes many files; name a folder with --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    chosen = {field: getattr(options, field) for field in Choices._fields}
+    members = [
+        {**chosen, "date": date, "utilisation": utilisation}
+        for date in (FAMILY_DATES if options.family else [options.date])
+        for utilisation in (FAMILY_UTILISATIONS if options.family else [options.utilisation])
+    ]
+    for kind in [options.type] if options.type else KINDS:
+        for member in members:
+            instance = build(kind, **member, data=options.data)
+            refuse_slack_budgets(instance)
+            instance.save(options.out / f"{instance.name}.json.gz")
+
+
+def refuse_slack_budgets(instance: PlacementInstance) -> None:
+    """Solve an instance and refuse it if a budget has no price.
+
+    Raises
+    ------
+    InputError
+        With every such budget.
+    """
+    if not instance.budgets:
+        return
+    solution = go.solve(instance)
+    prices = {name: float(solution.marginals[f"budget.{name}"].dense()) for name in BUDGETED}
+    worth = {**prices, "ttft_mean_s": prices["ttft_mean_s"] * instance.demand_requests.sum()}
+    slack = [
+        Problem(f"budget {budget.name}", "has no price; expected one that raises the cost")
+        for budget in instance.budgets
+        if abs(worth[budget.name]) * budget.limit.values.item() < LEAST_WORTH * solution.objective
+    ]
+    if slack:
+        raise InputError(instance.name, slack)
+
+
 if __name__ == "__main__":
-    pass
+    try:
+        main()
+    except GreenoptError as error:
+        sys.exit(str(error))

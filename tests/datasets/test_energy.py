@@ -174,8 +174,8 @@ def test_mistakes_are_refused(tmp_path: Path, cells: dict[str, Any], message: st
 def test_a_header_of_neither_layout_is_refused(tmp_path: Path) -> None:
     """It is shown, with what was expected."""
     assert refused(write(tmp_path, "name,power", ["m", 5])) == (
-        "header: is 'name', 'power'; expected that of ML.ENERGY v2 or ML.ENERGY v3, or columns= for "
-        "another"
+        "header: is 'name', 'power'; expected that of ML.ENERGY v2 or ML.ENERGY v3, or columns= "
+        "for another"
     )
 
 

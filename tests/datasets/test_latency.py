@@ -113,14 +113,12 @@ def test_blank_cells_are_refused_or_stated(tmp_path: Path) -> None:
     """The diagonal, an empty column, and a single cell each have their own line."""
     text = "from,A,B,C,D\nA,,10,,10\nB,10,,,\nC,10,10,,10\nE,10,10,,\n"
     path = write(tmp_path, text)
+    advice = "; expected round-trip times (missing='allow' gives NaN)"
     assert refused(path).split("\n") == [
-        "diagonal: is blank for 3 of 3 places; expected round-trip times (missing='allow' gives NaN)",
-        "column 'C': is blank for 3 of 4 origins; expected round-trip times (missing='allow' gives "
-        "NaN)",
-        "data row 2 ('B'), column 'D': is blank; expected round-trip times (missing='allow' gives "
-        "NaN)",
-        "data row 4 ('E'), column 'D': is blank; expected round-trip times (missing='allow' gives "
-        "NaN)",
+        f"diagonal: is blank for 3 of 3 places{advice}",
+        f"column 'C': is blank for 3 of 4 origins{advice}",
+        f"data row 2 ('B'), column 'D': is blank{advice}",
+        f"data row 4 ('E'), column 'D': is blank{advice}",
     ]
     matrix = read_rtt(path, missing="allow")
     assert int(np.isnan(matrix.seconds).sum()) == 8

@@ -157,6 +157,7 @@ def test_wrong_columns_are_refused(tmp_path: Path, columns: list[str], message: 
         ([[DAY[0], 1, 2]], "t,DE,DE", "column 'DE': stands there more than once"),
         ([[DAY[0] + ";1"]], "t;DE", "header: is separated by ';'; expected commas"),
         ([[DAY[0], 300], [DAY[1]]], "t,DE", "data row 2: has 1 cells; expected 2 as in the header"),
+        ([[DAY[0], 300, 1]], "t,DE", "data row 1: has 3 cells; expected 2 as in the header"),
         ([[DAY[0], 300]], "t,DE", "rows: are of one time only; expected at least 2 steps"),
         ([["01.01.2024", 3]], "t,DE", "data row 1, column 't': is '01.01.2024'; expected an ISO"),
         ([[DAY[0].replace("Z", ":00.5Z"), 3]], "t,DE", "expected whole seconds"),
@@ -261,6 +262,22 @@ def test_single_steps_can_be_asked_for(tmp_path: Path) -> None:
     assert read_carbon(path, start=DAY[23]).values.tolist() == [[123]]
 
 
+def test_a_gap_is_never_taken_for_a_step(tmp_path: Path) -> None:
+    """A part with hardly any rows has the step of the file; other steps are stated."""
+    kept = [*range(6), 8, 11, 14, *range(17, 24)]
+    path = day(tmp_path, [FLAT[i] for i in kept], [DAY[i] for i in kept])
+    for start, end in ((5, 8), (5, 11), (5, 14), (14, 17)):
+        part = {"start": DAY[start], "end": DAY[end]}
+        assert "no row for 2024-01-01T" in refused(read_carbon, path, **part)
+        series = read_carbon(path, missing="allow", **part)
+        assert (series.step_s, len(series)) == (3600, end - start)
+    quarters = [f"2024-01-02T{h:02}:{m:02}Z" for h in range(2) for m in (0, 15, 30, 45)]
+    path = day(tmp_path, [100 + i for i in range(32)], DAY + quarters)
+    assert read_carbon(path, start="2024-01-02T00:00Z").notes == (
+        "steps are 900 s in the time asked for, and 3600 s in most of the file",
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -331,7 +348,12 @@ def test_mixed_steps_are_refused(tmp_path: Path) -> None:
 def test_a_stamp_off_the_grid_is_refused(tmp_path: Path) -> None:
     """One stamp that is late by ten minutes."""
     late = "2024-01-01T05:10Z"
-    message = refused(read_carbon, day(tmp_path, FLAT, [*DAY[:5], late, *DAY[6:]]))
+    path = day(tmp_path, FLAT, [*DAY[:5], late, *DAY[6:]])
+    for part in ({}, {"start": DAY[4], "end": DAY[7]}, {"start": DAY[5], "end": DAY[6]}):
+        message = refused(read_carbon, path, **part)
+        assert "2024-01-01T05:10Z" in message
+        assert "expected" in message
+    message = refused(read_carbon, path)
     assert "data row 6: is of 2024-01-01T05:10Z, 4200 s after the row above" in message
 
 

@@ -145,8 +145,8 @@ def test_reads_mooncake_blocks(tmp_path: Path) -> None:
         assert read.arrival_s.tolist() == [0, 0, 3]
         assert read.prompt_tokens.tolist() == [600, 600, 5]
         assert read.notes == (
-            "1 of 3 requests arrive at the time of the one before: arrivals are batched or rounded, "
-            "which raises interarrival_cv2",
+            "1 of 3 requests arrive at the time of the one before: arrivals are batched or "
+            "rounded, which raises interarrival_cv2",
         )
 
 

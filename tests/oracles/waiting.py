@@ -10,7 +10,8 @@ from pyomo.environ import ConcreteModel, Constraint, NonNegativeReals, Var, quic
 
 import greenopt as go
 
-TIGHT = {"numerics/feastol": 1e-9, "numerics/dualfeastol": 1e-9}
+FINENESS = 1000.0
+"""Units in the instances that all work keeps busy: SCIP has a tolerance of 1e-6 on a cone."""
 
 
 def true_optimum(
@@ -38,7 +39,6 @@ def true_optimum(
         raise_exception_on_nonoptimal_result=False,
         rel_gap=gap,
         time_limit=time_limit,
-        solver_options=TIGHT,
     )
     if result.incumbent_objective is None:
         return math.inf, math.inf
@@ -50,15 +50,17 @@ def with_curves(instance: go.PlacementInstance) -> ConcreteModel:
 
     With y instances at a level, b of them busy in the mean (b = u y), the curve is
     y u²/(1 - u) = b²/(y - b), a rotated second-order cone. What waits is put into the column of the
-    level's last point, in units of what waits at one full instance. Waiting and work are all that
-    the other columns did, so the rest of the statement stays as it is.
+    level's last point, which counts it by what waits at one full instance. Waiting and work are all
+    that the other columns did, so the rest of the statement stays as it is.
     """
     model = go.to_pyomo(instance)
     levels = list(model.filled_row)
     model.busy = Var(levels, domain=NonNegativeReals)
     model.spare = Var(levels, domain=NonNegativeReals)
+    model.waiting = Var(levels, domain=NonNegativeReals)
     model.worked = Constraint(levels, rule=_worked)
     model.spared = Constraint(levels, rule=_spared)
+    model.waited = Constraint(levels, rule=_waited)
     model.full = Constraint(levels, rule=_full)
     model.curve = Constraint(levels, rule=_curve)
     model.filled_row.deactivate()
@@ -74,6 +76,18 @@ def _group(model: ConcreteModel, n: int, m: int, ell: int) -> int:
     return int(model.data.groups[n, m].index([ell]))
 
 
+def _unit(model: ConcreteModel, t: int, n: int, m: int) -> float:
+    """Instances that count as one: a small share of those that all work of the model keeps busy."""
+    data = model.data
+    work = sum(
+        data.work(k, m) * data.servable[t, o, k]
+        for o in data.origins
+        for k in data.classes
+        if data.model_of[k] == n
+    )
+    return work * data.profiles[n, m].queue.service_s / data.delta[t] / FINENESS or 1.0
+
+
 def _worked(model: ConcreteModel, t: int, s: int, n: int, m: int, ell: int) -> Any:
     """Mean number of busy instances: the time that the requests at the level take."""
     data, g = model.data, _group(model, n, m, ell)
@@ -83,19 +97,25 @@ def _worked(model: ConcreteModel, t: int, s: int, n: int, m: int, ell: int) -> A
         if (t_, s_, data.model_of[k], m_, g_) == (t, s, n, m, g)
     )
     share = data.profiles[n, m].queue.service_s / data.delta[t]
-    return model.busy[t, s, n, m, ell] == share * work
+    return model.busy[t, s, n, m, ell] == share / _unit(model, t, n, m) * work
 
 
-def _spared(model: ConcreteModel, *tsnml: int) -> Any:
-    return model.spare[tsnml] == model.instances[tsnml] - model.busy[tsnml]
+def _spared(model: ConcreteModel, t: int, s: int, n: int, m: int, ell: int) -> Any:
+    serving = model.instances[t, s, n, m, ell] / _unit(model, t, n, m)
+    return model.spare[t, s, n, m, ell] == serving - model.busy[t, s, n, m, ell]
 
 
-def _full(model: ConcreteModel, *tsnml: int) -> Any:
-    return model.busy[tsnml] <= model.data.utilisation(*tsnml[2:]) * model.instances[tsnml]
+def _waited(model: ConcreteModel, t: int, s: int, n: int, m: int, ell: int) -> Any:
+    points = model.data.points(n, m, ell)
+    full = points[-1] ** 2 / (1 - points[-1])
+    column = model.filled[t, s, n, m, ell, len(points) - 1]
+    return model.waiting[t, s, n, m, ell] == full / _unit(model, t, n, m) * column
+
+
+def _full(model: ConcreteModel, t: int, s: int, n: int, m: int, ell: int) -> Any:
+    serving = model.instances[t, s, n, m, ell] / _unit(model, t, n, m)
+    return model.busy[t, s, n, m, ell] <= model.data.utilisation(n, m, ell) * serving
 
 
 def _curve(model: ConcreteModel, *tsnml: int) -> Any:
-    points = model.data.points(*tsnml[2:])
-    full = points[-1] ** 2 / (1 - points[-1])
-    waiting = full * model.filled[(*tsnml, len(points) - 1)]
-    return waiting * model.spare[tsnml] >= model.busy[tsnml] ** 2
+    return model.waiting[tsnml] * model.spare[tsnml] >= model.busy[tsnml] ** 2

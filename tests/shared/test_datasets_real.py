@@ -26,6 +26,7 @@ from greenopt.datasets import (
     read_temperature,
     read_trace,
     read_wet_bulb,
+    read_yearly_carbon,
 )
 from greenopt.errors import InputError
 
@@ -63,6 +64,17 @@ def test_electricity_maps(year: int, shape: tuple[int, int]) -> None:
     agrees(series, path)
 
 
+def test_yearly_means() -> None:
+    """123 zones, near the mean of the hours where both are there (of another vintage)."""
+    means = read_yearly_carbon(data("carbon/em_annual_mean_ci_123zones_2020_2022.csv"))
+    assert means.values.shape == (123, 3)
+    assert means.years == (2020, 2021, 2022)
+    assert means.of("AT", 2020) == pytest.approx(190.853065, abs=1e-6)
+    hours = read_carbon(data("carbon/em_ci_lca_g_per_kwh_2022.csv.gz"))
+    for zone in ("ES", "KR", "ZA"):
+        assert means.of(zone, 2022) == pytest.approx(hours.column(zone).mean(), rel=0.1)
+
+
 def test_carboncast() -> None:
     """Zones of years of their own: each can be read alone, the whole only with NaN."""
     path = data("carbon/carboncast_ci_lifecycle_2019_2022.csv.gz")
@@ -95,14 +107,15 @@ def test_prices(year: int, shape: tuple[int, int]) -> None:
 
 
 def test_negative_german_hours_of_2023_are_as_published() -> None:
-    """The German market had 301 hours below zero in 2023 (SMARD, Bundesnetzagentur); one is lost.
-
-    The file holds 300: the difference of one is stated here, not explained.
-    """
-    series = read_prices(
-        data("prices/price_usd_per_mwh_2023.csv.gz"), columns=["DE-LU"], missing="allow"
-    )
-    assert abs(int((series.values < 0).sum()) - 301) <= 1
+    """The Federal Network Agency counts 301 hours below zero in 2023, in local time (SMARD)."""
+    begin = np.datetime64("2022-12-31T23:00")
+    below = 0
+    for year in (2022, 2023):
+        path = data(f"prices/price_usd_per_mwh_{year}.csv.gz")
+        series = read_prices(path, columns=["DE-LU"], missing="allow")
+        local = (begin <= series.begin) & (series.begin < begin + np.timedelta64(365, "D"))
+        below += int((series.column("DE-LU")[local] < 0).sum())
+    assert below == 301
 
 
 @pytest.mark.parametrize(
@@ -124,15 +137,22 @@ def test_weather_and_water(name: str, read: Any, options: dict[str, str]) -> Non
     agrees(read(path, missing="allow", **more), path)
 
 
-def test_temperatures_in_fahrenheit_are_noticed() -> None:
-    """Any of the places, written in °F, is refused as °C and read as °F."""
+def test_temperatures_in_fahrenheit_are_noticed(tmp_path: Path) -> None:
+    """A year of any of the places in °F is refused as °C, and read as °F."""
+    year = {"start": "2023-01-01T00:00Z", "end": "2024-01-01T00:00Z"}
     path = data("water/temp_c_openmeteo_16zones_2021_2024.csv.gz")
-    celsius = read_temperature(path, missing="allow")
+    celsius = read_temperature(path, missing="allow", **year)
+    lines = [
+        ",".join([f"{begin}Z", *(f"{value * 1.8 + 32:.6f}" for value in row)])
+        for begin, row in zip(celsius.begin, celsius.values, strict=True)
+    ]
+    written = tmp_path / "f.csv"
+    written.write_text("\n".join([",".join(["t", *celsius.columns]), *lines]))
     for name in celsius.columns:
-        top = np.nanmax(celsius.column(name)) * 9 / 5 + 32
-        assert top > 57
-    with pytest.raises(InputError, match="read as K, holds"):
-        read_temperature(path, unit="K", missing="allow")
+        with pytest.raises(InputError, match=f"column '{name}': read as degC, .* pass unit='degF'"):
+            read_temperature(written, columns=[name])
+    fahrenheit = read_temperature(written, unit="degF")
+    np.testing.assert_allclose(fahrenheit.values, celsius.values, atol=1e-5)
 
 
 def test_aws_latency() -> None:

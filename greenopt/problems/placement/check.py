@@ -445,11 +445,7 @@ class _Checker:
             else:
                 q = 1.0 if k.ttft_statistic == "max" else float(k.ttft_statistic[1:]) / 100
                 ttft += latency.quantile(prefill, k.prompt_tokens.probabilities, q)
-            queued = where
-            if p.queue:
-                ttft += self._wait(at, k.ttft_statistic)
-                queued += f", period {self.sets['period'][f['period'][at]]}"
-            self._limit(f"TTFT {k.ttft_statistic}", queued, ttft, k.ttft_limit_s)
+            self._check_ttft(at, k, p, where, ttft)
         if k.tbt_limit_s is not None:
             itl = measured.itl_s[k.tbt_statistic]
             self._limit(f"TBT {k.tbt_statistic}", where, itl, k.tbt_limit_s)
@@ -468,14 +464,27 @@ class _Checker:
         memory = p.gpus_per_instance * gpu.memory_bytes * gpu.usable_memory_fraction
         self._limit("memory", where, held + model.weight_bytes, memory)
 
-    def _wait(self, at: int, statistic: str) -> float:
-        """Mean or percentile of the time that the requests of one flow wait in the queue."""
+    def _check_ttft(self, at: int, k: RequestClass, p: Profile, where: str, warm_s: float) -> None:
+        """TTFT of one flow where it is, and at the full load that opens its level to a class."""
+        limit, requirement = k.ttft_limit_s or np.inf, f"TTFT {k.ttft_statistic}"
+        if p.queue is None:
+            self._limit(requirement, where, warm_s, limit)
+            return
         f = self.flow
-        queue = self._queue(f["class"][at], f["profile"][at])
+        full = p.levels[f["level"][at]].requests_per_s * p.queue.service_s
+        period = f"{where}, period {self.sets['period'][f['period'][at]]}"
+        ttft = warm_s + self._wait(at, k.ttft_statistic, f["utilisation"][at])
+        self._limit(requirement, period, ttft, limit)
+        if ttft <= limit * (1 + self.tolerance):
+            ttft = warm_s + self._wait(at, k.ttft_statistic, full)
+            self._limit(f"{requirement} at full load", where, ttft, limit)
+
+    def _wait(self, at: int, statistic: str, utilisation: float) -> float:
+        """Mean or percentile of the time that requests like those of one flow wait in a queue."""
+        queue = self._queue(self.flow["class"][at], self.flow["profile"][at])
         if statistic == "mean":
-            return float(queueing.mean_wait_s(f["utilisation"][at], *queue))
-        share = float(statistic[1:]) / 100
-        return float(queueing.wait_quantile_s(f["utilisation"][at], *queue, share))
+            return float(queueing.mean_wait_s(utilisation, *queue))
+        return float(queueing.wait_quantile_s(utilisation, *queue, float(statistic[1:]) / 100))
 
     def _limit(self, what: str, where: str, value: float, limit: float) -> None:
         if value > limit * (1 + self.tolerance):
@@ -1051,8 +1060,7 @@ class _Delays:
 
     def bounds(self, share: float) -> tuple[float, float]:
         """A time that no delay is below, and one that a share of each kind's is not above."""
-        with np.errstate(divide="ignore"):
-            waits = self.delayed * np.log(np.maximum(self.waiting / (1 - share), 1.0))
+        waits = self.delayed * np.log(np.maximum(self.waiting / (1 - share), 1.0))
         return (
             float(self.own.min() + self.times[0]),
             float((self.own + waits).max() + self.times[-1]),

@@ -221,6 +221,16 @@ class Formulation(Statement):
         useful = np.flatnonzero(value < 0)
         return Formulation(self.instance, pieces=refined(self.pieces, useful, at[useful]))
 
+    def around(self, x: FloatArray) -> Formulation:
+        """The formulation with points at the utilisations of a plan of `below`."""
+        corners = tangents(self.pieces)
+        filled = np.maximum(x[self.model.columns["filled"].start :][: len(corners.curve)], 0.0)
+        n = len(self._curve_run)
+        run = np.bincount(corners.curve, filled, n)
+        busy = np.bincount(corners.curve, filled * corners.utilisation, n)
+        used = np.flatnonzero(busy > 0)
+        return Formulation(self.instance, pieces=refined(self.pieces, used, busy[used] / run[used]))
+
     def below(self) -> Formulation | None:
         """A formulation with tangents for chords, if waiting is a curve: a relaxation."""
         if not self.instance.waiting_is_curved:

@@ -303,6 +303,16 @@ class WueBasis(Part):
     """Source of the mean or of the series."""
 
 
+class Location(Part):
+    """A place on the map."""
+
+    latitude_deg: Annotated[Number, Field(ge=-90, le=90)]
+    """Degrees north."""
+
+    longitude_deg: Annotated[Number, Field(ge=-180, le=180)]
+    """Degrees east."""
+
+
 class CustomMetric(Part):
     """A metric of the user's: coefficients on flows and on running instances."""
 
@@ -532,6 +542,9 @@ class PlacementInstance(Instance):
     ] = None
     """Mask of allowed flows over any subset of the axes (residency, peering); null allows all."""
 
+    locations: Table[Text, Location] | None = None
+    """Where origins and sites are, by name, for maps only; null draws none."""
+
     initial_instances: Annotated[
         FloatArray | None, Quantity(_SNM, "instances", minimum=0, optional=True)
     ] = Field(default=None, validate_default=True)
@@ -618,6 +631,21 @@ class PlacementInstance(Instance):
             found += [((i, *loc), text) for p in own for loc, text in _class_against_profile(k, p)]
             found += [((i, "model"), text) for text in _memory_problems(k, own, info.data)]
             found += [((i, *loc), text) for loc, text in _queue_problems(k, value, own)]
+        if found:
+            raise line_errors(found)
+        return value
+
+    @field_validator("locations")
+    @classmethod
+    def _locations_are_known(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None or not {"origins", "sites"} <= set(info.data):
+            return value
+        places = (*info.data["origins"], *info.data["sites"])
+        found: Found = [
+            ((name,), "is neither an origin nor a site") for name in value if name not in places
+        ]
+        if missing := sorted(set(places) - set(value)):
+            found.append(((), f"has no entry for {missing}"))
         if found:
             raise line_errors(found)
         return value
@@ -823,7 +851,7 @@ class PlacementInstance(Instance):
 
     @cached_property
     def waiting_is_curved(self) -> bool:
-        """Whether waiting in queues is a curve: instances at a level may serve less than it does."""
+        """Whether waiting is a curve: instances at a level may serve less than their load."""
         return self.load_rule == "at_most" and any(p.queue for p in self.profiles)
 
     @property
@@ -870,8 +898,8 @@ def _queue_problems(k: RequestClass, classes: Sequence[RequestClass], own: list[
             found.append((("ttft_statistic",), text))
         work, same = (one.work_per_request.get(p.mode) for one in (k, first))
         if work is not None and same is not None and work != same:
-            text = f"is {work:g} for {p.mode}, but {same:g} for {first.name}; requests that wait in "
-            text += f"one queue are of equal work: give {k.name} a model, so instances, of its own"
+            text = f"is {work:g} for {p.mode}, but {same:g} for {first.name}; what waits in "
+            text += f"one queue is of equal work: give {k.name} a model, so instances, of its own"
             found.append((("work_per_request",), text))
     return found
 

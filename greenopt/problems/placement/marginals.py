@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from greenopt.labelled import FloatArray, IntArray
-from greenopt.model import Directions, Model
+from greenopt.model import Block, Directions, Model
 from greenopt.problems.placement.eligibility import SLACK
 from greenopt.problems.placement.formulation import Formulation
 from greenopt.problems.placement.instance import PlacementInstance
@@ -36,18 +36,10 @@ class Growing(Formulation):
         demand = self.model.rows["demand"]
         d = tuple(demand.codes.values())
         columns, rows = [np.arange(demand.size)], [demand.positions]
-        if deadline := self.model.rows.get("deadline"):  # a later limit of what may be held back
-            begin = self.instance.periods.begin_s
-            limits = [k.deferral_limit_s or 0.0 for k in self.instance.classes]
-            at, late = np.nonzero(
-                (d[1][:, None] == deadline.codes["origin"])
-                & (d[2][:, None] == deadline.codes["class"])
-                & (d[0][:, None] <= deadline.codes["period"])
-            )
-            wait = begin[deadline.codes["period"][late] + 1] - begin[d[0][at]]
-            may = wait <= np.array(limits)[d[2][at]] * (1 + SLACK)
-            columns.append(at[may])
-            rows.append(deadline.start + late[may])
+        if deadline := self.model.rows.get("deadline"):
+            request, limit = self._held_back(demand, deadline)
+            columns.append(request)
+            rows.append(limit)
         requests = _unit_entries(rows, columns, (n_rows, demand.size))
         gpus = self.model.rows["gpus"]
         at_all_times, place = np.unique(
@@ -73,6 +65,28 @@ class Growing(Formulation):
                 "GPU", of(("site", "gpu_type")), at_all_times, always, np.zeros(shape[1])
             ),
         }  # fmt: skip
+
+    def _held_back(self, demand: Block, deadline: Block) -> tuple[IntArray, IntArray]:
+        """Each request beside the limits of what may be held back that one more of it raises.
+
+        Returns
+        -------
+        ndarray of int, ndarray of int
+            Position among the demand rows, and row of the model: a pair for every end of a period
+            until which a request may wait.
+        """
+        sets, begin = self.instance.sets, self.instance.periods.begin_s
+        shape = [len(sets[axis]) for axis in ("period", "origin", "class")]
+        request, limit = np.full(shape, -1), np.full(shape, -1)
+        request[tuple(demand.codes.values())] = np.arange(demand.size)
+        limit[tuple(deadline.codes.values())] = deadline.positions
+        found = []
+        for k in np.unique(deadline.codes["class"]):
+            longest = (self.instance.classes[k].deferral_limit_s or 0.0) * (1 + SLACK)
+            wait = begin[1:] - begin[:-1, None]  # until the next period begins, by arrival
+            arrival, end = np.nonzero((wait > 0) & (wait <= longest))
+            found.append((request[arrival, :, k].ravel(), limit[end, :, k].ravel()))
+        return np.concatenate([one for one, _ in found]), np.concatenate([row for _, row in found])
 
     def for_marginals(self, x: FloatArray | None = None) -> Model:
         """The linear program whose right-hand sides may grow, whole numbers held at those of `x`.

@@ -80,7 +80,9 @@ def tangents(pieces: Pieces) -> Pieces:
     return Pieces(curve[order], utilisation[order], waiting[order])
 
 
-def touching(price: FloatArray, reward: FloatArray, most: FloatArray) -> tuple[FloatArray, FloatArray]:
+def touching(
+    price: FloatArray, reward: FloatArray, most: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Where ``price * waiting - reward * utilisation`` is least, and its value there.
 
     Parameters

@@ -452,8 +452,9 @@ class Statement:
 
     @cached_property
     def _waiting_s(self) -> FloatArray:
-        """Request-seconds of waiting on an instance for each request waiting in the mean at a
-        variability of 1: the variability times the length of the period."""
+        """Variability times the length of the period: request-seconds of waiting on an instance for
+        each request that would wait there at a variability of 1.
+        """
         queues = [service.profile.queue for service in self.services]
         law = [variability(q.service_cv2, q.arrival_cv2) if q else 0.0 for q in queues]
         return np.array(law)[self._run_service] * self._run_duration_s

@@ -173,7 +173,7 @@ def test_exact_waits_at_the_level(
     ],
 )
 def test_square_root_rule(weight: float, instances: float, cost: float) -> None:
-    """y + c B²/(y - B) is least at y = B (1 + √c), the level's load and the GPUs permitting."""
+    """Cost y + c B²/(y - B) is least at y = B (1 + √c), the level's load and GPUs permitting."""
     busy = 2.5
     instance = hall(
         busy,
@@ -237,8 +237,10 @@ def test_limit_on_ttft_counts_the_wait(
             "work_per_request": {"mode": work},
             "ttft_limit_s": limit,
             "ttft_statistic": statistic,
+            "unmet_price_usd": 1.0,
         }
-        instance = hall(1.0, (load,), queue=queue, request=request, load_rule=rule)
+        costs = {"energy_kwh": 1.0, "unmet_usd": 1.0}
+        instance = hall(1.0, (load,), costs, queue, request, load_rule=rule)
         model = go.to_pyomo(instance)
         found.append(len(model.flow))
         assert differences(of_arrays(to_model(instance), 0), of_pyomo(model)) == []
@@ -307,7 +309,7 @@ def test_chords_lie_above_the_curve_and_close_in(
     assert low - room <= coarse <= best + 0.02 * max(1.0, abs(best))
     monkeypatch.setattr(pyomo_placement, "PIECES", 400)
     fine, _ = by_statement(instance)
-    assert low - room <= fine <= best + 1e-5 * max(1.0, abs(best))
+    assert low - room <= fine <= best + 5e-6 * max(1.0, abs(best))
     assert fine <= coarse + room
 
 
@@ -351,7 +353,7 @@ def between(instance: go.PlacementInstance, gap: float) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_exact_loads_wait_linearly(seed: int) -> None:
-    """Where instances serve exactly their level's load, the library's optimum is the statement's."""
+    """Where instances serve exactly their level's load, both statements have one optimum."""
     instance = draw(seed, among=MIXED)
     assert len(to_model(instance).columns.get("filled", ())) == 0
     theirs, _ = by_statement(instance)

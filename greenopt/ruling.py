@@ -1,0 +1,127 @@
+"""Plans that follow a rule, measured against the bound of the best plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from greenopt.instance import Instance
+from greenopt.labelled import FloatArray, IntArray
+from greenopt.model import Block, Model, StageObjective
+from greenopt.problems import part
+from greenopt.results import Solution, StageResult, Status, closes
+from greenopt.solvers import Termination
+from greenopt.solving import Run, Settings
+
+SLACK = 1e-7
+"""Part of what a rule has reached that the steps after it may use up, against rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """What a rule minimises before anything else is looked at.
+
+    Attributes
+    ----------
+    cost : ndarray, shape (n_columns,)
+        Of each column to the rule.
+    group : ndarray of int, shape (n_columns,)
+        Columns of one group keep what the rule has reached together; -1 is in none.
+    """
+
+    cost: FloatArray
+    group: IntArray
+
+
+def solve_by_rule(
+    instance: Instance, method: str, settings: Settings, time_limit: float | None
+) -> Solution:
+    """Follow a rule, decide the rest by the objective, and prove how far from the best that is.
+
+    Parameters
+    ----------
+    instance : Instance
+        What to solve.
+    method : str
+        A rule of the problem.
+    settings : Settings
+        How.
+    time_limit : float or None
+        Wall-clock limit on solver time, s; the bound, timed apart, has as much again.
+    """
+    formulation = part(instance.problem, "methods").formulate(instance, method)
+    return follow(instance, formulation, method, settings, time_limit)
+
+
+def follow(
+    instance: Instance,
+    formulation: Any,
+    method: str,
+    settings: Settings,
+    time_limit: float | None = None,
+) -> Solution:
+    """Minimise rules one after the other, then the objective; parameters as for `solve_by_rule`.
+
+    Parameters
+    ----------
+    formulation
+        Of the instance, with `rules`.
+    """
+    run = Run(instance, replace(settings, bound=False), time_limit)
+    for number, rule in enumerate(formulation.rules):
+        raw = _minimise(run, formulation.model, rule)
+        if raw.termination != Termination.OPTIMAL:
+            break  # the model without this rule's rows says what is the matter
+        formulation.model = _kept(formulation.model, rule, raw.x, f"rule_{number}")
+    solution = run.solution(formulation)
+    solution = replace(solution, method=method)
+    return _measured(instance, solution, settings, time_limit) if solution.stages else solution
+
+
+def _minimise(run: Run, model: Model, rule: Rule) -> Any:
+    ruled = replace(model, stages=(StageObjective(rule.cost, 0.0),))
+    return run.solve_stage(ruled, 0)
+
+
+def _kept(model: Model, rule: Rule, x: FloatArray, name: str) -> Model:
+    """A model in which every group keeps what the rule has reached."""
+    columns = np.flatnonzero((rule.cost != 0) & (rule.group >= 0))
+    groups, row = np.unique(rule.group[columns], return_inverse=True)
+    cost = rule.cost[columns]
+    shape = (len(groups), model.matrix.shape[1])
+    rows = sparse.csr_array((cost, (row, columns)), shape=shape)
+    size = np.bincount(row, np.abs(cost * x[columns]), minlength=len(groups))
+    upper = rows @ x + SLACK * np.maximum(size, np.abs(cost).max(initial=1.0))
+    block = Block(name, {"group": groups}, model.matrix.shape[0], len(groups))
+    labels = {**model.labels, "group": tuple(map(str, range(int(groups.max(initial=0)) + 1)))}
+    return replace(
+        model,
+        labels=labels,
+        rows={**model.rows, name: block},
+        matrix=sparse.vstack([model.matrix, rows], format="csr"),
+        row_lower=np.append(model.row_lower, np.full(len(groups), -np.inf)),
+        row_upper=np.append(model.row_upper, upper),
+    )
+
+
+def _measured(
+    instance: Instance, solution: Solution, settings: Settings, time_limit: float | None
+) -> Solution:
+    """The plan with the bound of the best plan's first stage in place of its own."""
+    bound, source, marginals = -np.inf, "none", {}
+    runtime = dict(solution.runtime_s)
+    if settings.bound:
+        run = Run(instance, settings, time_limit)
+        proof = run.relaxed_bound(run.formulate())
+        bound, source, marginals = proof.bound, proof.bound_source, proof.marginals
+        runtime["bound"] = runtime.get("bound", 0.0) + sum(run.runtime_s.values())
+    first = StageResult(solution.stages[0].objective, bound, source, marginals)
+    later = [StageResult(s.objective, -np.inf, "none", {}) for s in solution.stages[1:]]
+    status = solution.status
+    if status in {Status.OPTIMAL, Status.FEASIBLE}:
+        proved = not later and closes(first.objective, bound, settings.gap)
+        status = Status.OPTIMAL if proved else Status.FEASIBLE
+    return replace(solution, status=status, stages=(first, *later), runtime_s=runtime)
