@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import greenopt
+from greenopt.describing import WIDE
 from greenopt.problems.placement import eligibility
 from greenopt.solvers import points
 from greenopt.solvers.highs import (
@@ -49,6 +50,7 @@ myst_substitutions = {
     "least_grace": f"{LEAST_GRACE_S:g}",
     "relative_grace": f"{RELATIVE_GRACE:.0%}",
     "explanation_limit": f"{EXPLANATION_LIMIT_S:g}",
+    "wide": f"{WIDE:.0e}",
 }
 """Numbers that pages quote, taken from the code."""
 
@@ -69,6 +71,7 @@ def _generate(app: Any) -> None:
     sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "benchmarks")]
     import example
     import explained
+    import plotted
     import results
     import sensitivity
     import tables
@@ -80,6 +83,7 @@ def _generate(app: Any) -> None:
     example.write_all(HERE.parent, out)
     explained.write_all(HERE.parent, out)
     whole.write_all(HERE.parent, out)
+    plotted.write_all(HERE.parent, out)
     results.write_all(HERE.parent, out)
     sensitivity.write_all(HERE.parent, out)
 

@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument(
         "paths", nargs="+", metavar="PATH", help="instance files, or folders of them"
     )
-    solve.add_argument("--method", default="exact", help="default: exact")
+    solve.add_argument(
+        "--method", default="exact", help="exact, or one that `greenopt methods` lists"
+    )
     solve.add_argument(
         "--solver", default="highs", help="one that `greenopt solvers` lists; default: highs"
     )
@@ -174,6 +176,11 @@ def _parser() -> argparse.ArgumentParser:
     solvers = commands.add_parser("solvers", help="which solvers are usable here, and for what")
     solvers.add_argument("--json", action="store_true", help="one JSON object per solver")
     solvers.set_defaults(run=_solvers)
+
+    methods = commands.add_parser("methods", help="what besides exact solves a problem")
+    methods.add_argument("problem", nargs="?", default="placement", help="default: placement")
+    methods.add_argument("--json", action="store_true", help="one JSON object per method")
+    methods.set_defaults(run=_methods)
 
     export = commands.add_parser("export", help="write the model for other solvers")
     export.add_argument("instance", help="instance file")
@@ -815,6 +822,22 @@ def _solvers(options: argparse.Namespace) -> int:
 
 def _ability(value: bool | str) -> str:
     return str(value) if isinstance(value, str) else ("yes" if value else "no")
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from greenopt.errors import ModelError
+    from greenopt.problems import PROBLEMS
+    from greenopt.solving import methods_of
+
+    if options.problem not in PROBLEMS:
+        raise ModelError(f"unknown problem {options.problem!r}; known are {sorted(PROBLEMS)}")
+    found = methods_of(options.problem)
+    if options.json:
+        for name, about in found.items():
+            print(json.dumps({"method": name, "about": about}))
+    else:
+        _print_table(["method", "what"], [[*item] for item in found.items()], left=("what",))
+    return SOLVED
 
 
 def _export(options: argparse.Namespace) -> int:

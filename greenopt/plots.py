@@ -466,7 +466,7 @@ def _draw_map(ax: Any, where: _Map, number: int, colours: Any, norm: Any) -> Non
             ax.add_collection(
                 LineCollection(
                     list(np.stack([moved[:-1], moved[1:]], axis=1)), linewidths=widths,
-                    color=colours(norm(intensity[arc.site])), alpha=0.8, zorder=2,
+                    color=colours(norm(intensity[arc.site])), capstyle="round", zorder=2,
                     gid=f"{arc.origin}-{arc.site}",
                 ),
                 autolim=False,
@@ -647,7 +647,8 @@ def _draw_stacks(ax: Any, title: str, parts: dict[str, FloatArray]) -> None:
     ax.xaxis.set_major_locator(_few_ticks())
     ax.grid(axis="x", color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=2, frameon=False)
+    below = -0.3 / (1.0 + 0.3 * len(total))  # what the labels of the axis take
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, below), ncols=2, frameon=False)
 
 
 def _few_ticks() -> Any:

@@ -51,7 +51,7 @@ WITHOUT_PLAN = {
 EXPLANATION_LIMIT_S = 60.0
 """Longest time for finding out why there is no plan, s; no more than the solve's own limit."""
 
-REFINEMENTS = 8
+REFINEMENTS = 12
 """Solves with more pieces of curves, at most."""
 
 BETWEEN = "pieces above the curves have no plan, and those below are not proved to have none"
@@ -142,6 +142,11 @@ def refuse_others(instance: Any) -> None:
         raise ModelError(f"expected an instance, got a {given}; greenopt.load reads a file")
 
 
+def methods_of(problem: str) -> dict[str, str]:
+    """Methods that solve a problem, and what they do."""
+    return {"exact": "the proven optimum", **part(problem, "methods").RULES}
+
+
 def refuse_unknown(method: str, solver: str) -> None:
     """Refuse a method or solver that is not known, naming those that are.
 
@@ -152,7 +157,7 @@ def refuse_unknown(method: str, solver: str) -> None:
     SolverError
         For an unknown solver.
     """
-    known = ["exact", *(rule for problem in PROBLEMS for rule in part(problem, "methods").RULES)]
+    known = dict.fromkeys(name for problem in PROBLEMS for name in methods_of(problem))
     if method not in known:
         raise ModelError(f"unknown method {method!r}; known are {', '.join(known)}")
     find(solver)

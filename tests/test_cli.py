@@ -392,7 +392,7 @@ def test_help_and_version(run: Run) -> None:
     """Help names every command; the version is the package's."""
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("solve", "check", "certify", "info", "export", "schema", "reweight"):
+    for command in ("solve", "check", "certify", "info", "plot", "export", "schema", "reweight"):
         assert any(line.strip().startswith(command) for line in out)
     assert run("--version") == (0, [f"greenopt {go.__version__}"], [])
 
@@ -780,6 +780,188 @@ def test_info(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("info", *paths)
     assert status == 0
     assert [line.split()[0] for line in out if not line.startswith(" ")] == ["a", "b"]
+
+
+def test_info_tells_ranges(run: Run, tmp_path: Path) -> None:
+    """Time, demand and every series with its unit; what is negative or unlimited is counted."""
+    document = tiny(
+        price_usd_per_mwh=[[-5.0, 61.0], [35.0, 74.0]],
+        gpus=[[[24.0, None], [24.0, 32.0]], [[24.0, 24.0], [16.0, 32.0]]],
+        budgets=[{"name": "cap", "metric": "water_l", "limit": {"axes": [], "values": 9e6}}],
+    )
+    status, out, err = run("info", saved(tmp_path, document))
+    assert (status, err) == (0, [])
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out}
+    assert lines["time:"] == (
+        "2023-07-18T00:00Z to 2023-07-18T01:30:00Z, 2 periods of 1800 to 3600 s"
+    )
+    total = np.array(document["demand_requests"]).sum(axis=(0, 1))
+    expected = f"{total.sum():,.0f} requests (chat {total[0]:,.0f}, summary {total[1]:,.0f}, "
+    assert lines["demand:"].startswith(expected)
+    assert lines["price_usd_per_mwh"] == "-5 48 74 USD/MWh 1 of 4 negative"
+    assert lines["gpus"] == "16 24 32 GPUs 1 of 8 null"
+    assert lines["carbon_g_per_kwh"] == "22 167.5 340 g CO2e/kWh"
+    assert lines["budgets.cap.limit"].startswith("9,000,000 9,000,000")
+    assert any("70b in fast 3 in 2" in line for line in out)  # its first two levels are one group
+    assert any("no independent parts of 2000 columns or more" in line for line in out)
+
+
+def test_info_json(run: Run, tmp_path: Path) -> None:
+    """One object an instance a line, with the numbers of the arrays and of the model."""
+    paths = [saved(tmp_path, tiny(name=name)) for name in ("a", "b")]
+    status, out, err = run("info", QUICK, *paths, "--json")
+    assert (status, err) == (0, [])
+    records = [json.loads(line) for line in out]
+    assert [record["instance"] for record in records] == ["quick", "a", "b"]
+    quick, record = go.load(QUICK), records[0]
+    model = to_model(quick)
+    assert record["sha256"] == quick.sha256
+    assert record["sets"] == {axis: len(members) for axis, members in quick.sets.items()}
+    assert record["demand_requests"]["total"] == pytest.approx(quick.demand_requests.sum())
+    for name in ("carbon_g_per_kwh", "rtt_s", "cycles_of_concentration", "gpus"):
+        values, own = getattr(quick, name), record["series"][name]
+        assert (own["min"], own["max"]) == (values.min(), values.max())
+        assert own["median"] == pytest.approx(np.median(values))
+    assert record["model"]["columns"] == sum(record["model"]["column_blocks"].values())
+    assert record["model"]["coefficients"] == model.matrix.nnz
+    size = np.abs(model.matrix.data)
+    found = record["coefficients"]["matrix"]
+    assert (found["smallest"], found["largest"]) == (size[size > 0].min(), size.max())
+    cost = np.abs(model.stages[0].c)
+    assert record["coefficients"]["objective"]["ratio"] == pytest.approx(
+        cost.max() / cost[cost > 0].min()
+    )
+    assert record["structure"]["parts"] > 1
+    assert record["warnings"] == []
+
+
+def test_info_warns_of_wide_ranges(run: Run, tmp_path: Path) -> None:
+    """More than 1e8 between coefficients: the metrics, or the blocks, and the status stays 0."""
+    terms = [
+        {"metric": "cost_usd", "weight": 1.0},
+        {"metric": "carbon_kg", "weight": 1.0, "scale": 1e-12},
+    ]
+    heavy = {"name": "heavy", "unit": "grain", "per_request": {"axes": [], "values": 1e12}}
+    wide = [
+        tiny(name="terms", objective=[{"terms": terms}]),
+        tiny(
+            name="blocks",
+            custom_metrics=[heavy],
+            budgets=[{"name": "b", "metric": "heavy", "limit": {"axes": [], "values": 1e21}}],
+        ),
+    ]
+    status, out, err = run("info", *(saved(tmp_path, document) for document in wide))
+    assert status == 0
+    (objective,) = (line for line in err if "coefficients of objective " in line)
+    assert objective.startswith("greenopt: terms: ")
+    assert "in cost_usd to " in objective
+    assert "in carbon_kg, more than 1e+08" in objective
+    assert "weight and scale" in objective
+    (matrix,) = (line for line in err if "coefficients of matrix " in line)
+    assert matrix.startswith("greenopt: blocks: ")
+    assert "1e+12 in budget x flow" in matrix
+    assert "units" in matrix
+    (side,) = (line for line in err if "right-hand sides" in line)
+    assert "to 1e+21 in budget" in side
+    assert len(err) == 3
+    assert "coefficients of" not in "".join(out)
+
+
+def test_info_suggests_decomposition(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large linear program that a budget holds together is one for decomposition; no other."""
+    document = json.loads(QUICK.read_text())
+    limit = {"name": "total", "metric": "cost_usd", "limit": {"axes": [], "values": 2e3}}
+    document |= {"name": "coupled", "budgets": [limit]}
+    path = saved(tmp_path, document)
+    _, out, _ = run("info", path)
+    (line,) = (line for line in out if "structure: " in line)
+    assert "independent parts" in line
+    assert "without its dense rows (1 budget)" in line
+    assert "decomposition" not in line
+    monkeypatch.setattr("greenopt.describing.LARGE_COLUMNS", 10_000)
+    _, out, _ = run("info", path)
+    assert any("--solver decomposition suits it" in line for line in out)
+    whole = saved(tmp_path, document | {"name": "whole", "instance_counts": "integer"})
+    _, out, _ = run("info", whole)
+    assert not any("decomposition suits" in line for line in out)
+
+
+def test_info_of_odd_instances(run: Run, tmp_path: Path) -> None:
+    """GPUs without limit and series of zeros have no range, and nothing breaks."""
+    document = tiny(
+        gpus={"axes": [], "values": None},
+        demand_requests={"axes": [], "values": 0.0},
+        carbon_g_per_kwh={"axes": [], "values": 0.0},
+        objective=[{"terms": [{"metric": "carbon_kg", "weight": 1.0}]}],
+    )
+    path = saved(tmp_path, document)
+    status, out, err = run("info", path)
+    assert (status, err) == (0, [])
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out}
+    assert lines["gpus"] == "- - - GPUs 8 of 8 null"
+    assert "    objective: none" in out
+    status, out, _ = run("info", path, "--json")
+    assert status == 0
+    assert json.loads(out[0])["coefficients"]["objective"] is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_info_of_random_instances(seed: int, run: Run, tmp_path: Path) -> None:
+    """Whatever features an instance has, it is described, as text and as JSON."""
+    rng = np.random.default_rng(seed)
+    on = {name: bool(rng.random() < 0.4) for name in oracle.FEATURES}
+    path = saved(tmp_path, random_document(rng, **on) | {"name": "random"})
+    status, out, _ = run("info", path)
+    assert status == 0
+    assert out[0].startswith("random (placement)")
+    status, out, _ = run("info", path, "--json")
+    record = json.loads(out[0])
+    model = to_model(go.load(path))
+    assert (record["model"]["columns"], record["model"]["rows"]) == model.matrix.shape[::-1]
+
+
+# plot
+
+
+@pytest.mark.parametrize("kind", ["overview", "sources", "utilisation", "marginal_carbon"])
+def test_plot(kind: str, run: Run, tmp_path: Path) -> None:
+    """A picture of the kind asked for, where it was asked for, and a line that says so."""
+    path = saved(tmp_path, tiny())
+    assert run("solve", path, "--out", tmp_path).status == 0
+    solution, picture = tmp_path / "tiny.solution.json", tmp_path / "picture.svg"
+    status, out, err = run("plot", path, solution, "--kind", kind, "--out", picture)
+    assert (status, err) == (0, [])
+    assert out == [f"tiny: {kind} in {picture}"]
+    assert picture.read_text().startswith("<?xml")
+    go.plot(go.load(path), go.load_solution(solution), tmp_path / "again.svg", kind)
+    assert picture.read_bytes() == (tmp_path / "again.svg").read_bytes()
+
+
+def test_plot_refused(run: Run, tmp_path: Path) -> None:
+    """What cannot be drawn is one line and status 2; no optimum in time is status 1."""
+    path = saved(tmp_path, tiny())
+    assert run("solve", path, "--out", tmp_path).status == 0
+    solution, picture = tmp_path / "tiny.solution.json", tmp_path / "picture.png"
+    for words, *arguments in (
+        ("$.locations is missing", path, solution, "--kind", "flows", "--out", picture),
+        ("one of .png, .svg, .pdf", path, solution, "--out", tmp_path / "picture.bmp"),
+        ("there is no such folder", path, solution, "--out", tmp_path / "none" / "p.png"),
+        ("cannot be read", path, tmp_path / "none.json", "--out", picture),
+        ("another instance", saved(tmp_path, tiny(name="b")), solution, "--out", picture),
+    ):
+        status, out, err = run("plot", *arguments)
+        assert (status, out) == (2, [])
+        assert len(err) == 1
+        assert words in err[0]
+    assert run("plot", path, solution, "--kind", "pie", "--out", picture).status == 2
+    assert run("plot", path, solution).status == 2
+    arguments = ("--kind", "marginal_carbon", "--time-limit", "1e-9", "--out", picture)
+    status, out, err = run("plot", path, solution, *arguments)
+    assert (status, out) == (1, [])
+    assert "no time left" in err[0]
+    assert not picture.exists()
 
 
 def test_schema(run: Run) -> None:

@@ -23,12 +23,15 @@ REFERENCE, NAIVE = "nearest", "naive plan"
 FACTORS = {"waterwise": "WaterWise factors", "ren": "Ren factors"}
 FOUR = {"carbon_kg": "kg CO2e", "water_l": "L", "cost_usd": "USD", "ttft_mean_s": "s"}
 OBJECTIVE = {"balanced": "objective, balanced"}
+PARTS = ("placement", "sizing", "mode")
 
 
 def write_all(root: Path, out: Path) -> None:
     """Write every table and figure."""
     days = Days(*read(root / "benchmarks" / "results" / "placement_days.json"))
     write(out / "results_found.md", found(days))
+    write(out / "results_scope.md", scope(days))
+    write(out / "results_setting.md", f"Utilisation {MAIN[0]}, {FACTORS[MAIN[1]]}.\n")
     write(out / "results_rules.md", rules())
     write(out / "results_main.md", methods_table(days, *MAIN))
     write(out / "results_others.md", other_tables(days))
@@ -125,6 +128,20 @@ def title(method: str, days: Days) -> str:
     return f"optimum, {method}" if method in days.record["optima"] else f"`{method}`"
 
 
+def scope(days: Days) -> str:
+    """Say what days there are, and how one metric leads a weighting."""
+    dates = sorted({run["date"] for run in days.runs})
+    utilisations = listed(f"{u:g}" for u in sorted({u for u, _ in days.settings}))
+    most = days.record["mostly"]
+    others = (1 - most) / (len(days.record["metrics"]) - 1)
+    return (
+        f"{len(dates)} days ({listed(dates)}), each at utilisations {utilisations} of the busiest "
+        "hour and with two sets of water factors of electricity (EWIF), which disagree on hydro "
+        f"power: {len(dates) * len(days.settings)} instances in periods of an hour. In a weighting "
+        f"that leans on one metric, it weighs {most:g} and the others {others:.2g} each.\n"
+    )
+
+
 def rules() -> str:
     """What each rule does."""
     return table(("rule", "sends"), [(f"`{name}`", what) for name, what in RULES.items()])
@@ -159,15 +176,14 @@ def split_table(days: Days) -> str:
         for quantity, name in {**SHOWN, **OBJECTIVE}.items():
             found, naive = days.parts_of_saving(quantity, *setting)
             saved = [sum(parts.values()) for parts in found]
-            columns = [[parts[part] for parts in found] for part in sorted(found[0])]
+            columns = [[parts[part] for parts in found] for part in PARTS]
             cells = [
                 f"{number(spread(column).mean)}<br>{share(_of(column, naive))}"
                 for column in (*columns, saved)
             ]
             utilisation, ewif = setting
             rows.append([str(utilisation), FACTORS[ewif], name, number(spread(naive).mean), *cells])
-    parts = sorted(days.parts.values())
-    head = ("utilisation", "EWIF", "metric", NAIVE, *parts, "whole saving")
+    head = ("utilisation", "EWIF", "metric", NAIVE, *PARTS, "whole saving")
     return table(head, rows, right_from=3)
 
 
@@ -227,22 +243,24 @@ _SINGLE = {"cheapest": "cost_usd", "greenest": "carbon_kg", "least-water": "wate
 """Rules that look at one metric."""
 
 
-def _signed(change: float) -> str:
+def _signed(change: float, quantity: str = "") -> str:
     """A change in words."""
-    return f"{abs(change):.1f}% {'less' if change < 0 else 'more'}"
+    words = ("shorter", "longer") if quantity == "ttft_mean_s" else ("less", "more")
+    return f"{abs(change):.1f}% {words[change > 0]}"
 
 
 def _balanced(days: Days) -> str:
-    n = len(days.days(*MAIN))
-    changes = [
-        f"{_signed(days.change('balanced', metric, *MAIN).mean)} {short} "
-        f"({amount(days.value('balanced', metric, *MAIN))} {FOUR[metric]})"
-        for metric, short in days.record["metrics"].items()
-    ]
+    changes = []
+    for metric, short in days.record["metrics"].items():
+        value = days.value("balanced", metric, *MAIN)
+        changes.append(
+            f"{_signed(days.change('balanced', metric, *MAIN).mean, metric)} {short} "
+            f"({number(value.mean)} {FOUR[metric]}, {number(value.low)} to {number(value.high)})"
+        )
     utilisation, ewif = MAIN
     return (
-        f"At utilisation {utilisation} with {FACTORS[ewif]}, mean of {n} days, the balanced "
-        f"optimum takes {listed(changes)} than `{REFERENCE}` a day."
+        f"At utilisation {utilisation} with {FACTORS[ewif]}, mean of {len(days.days(*MAIN))} days, "
+        f"the balanced optimum has {listed(changes)} than `{REFERENCE}`."
     )
 
 
@@ -255,10 +273,10 @@ def _closest(days: Days) -> str:
     first, second = (spread(gap[rule]) for rule in order[:2])
     least = min(spread(found).low for found in gap.values())
     return (
-        f"Over all days, utilisations and EWIF sets, the rule closest to the balanced optimum is "
-        f"`{order[0]}`, {first.mean:.1f}% above it ({first.low:.1f} to {first.high:.1f}), then "
-        f"`{order[1]}`, {second.mean:.1f}% ({second.low:.1f} to {second.high:.1f}). No rule came "
-        f"nearer than {least:.1f}% on any day."
+        "Over all days, utilisations and EWIF sets, the rule closest to the balanced optimum is "
+        f"`{order[0]}`, with a gap of {first.mean:.1f}% ({first.low:.1f} to {first.high:.1f}), "
+        f"then `{order[1]}` with {second.mean:.1f}% ({second.low:.1f} to {second.high:.1f}). No "
+        f"rule came nearer than {least:.2g}% on any day."
     )
 
 
@@ -266,33 +284,31 @@ def _single(rule: str, metric: str, days: Days) -> str:
     short = days.record["metrics"][metric]
     reached = days.change(rule, metric, *MAIN).mean
     possible = days.change(f"{short} first", metric, *MAIN).mean
-    rest = {
-        name: days.change(rule, other, *MAIN).mean
+    rest = listed(
+        f"{_signed(days.change(rule, other, *MAIN).mean, other)} {name}"
         for other, name in days.record["metrics"].items()
         if other != metric
-    }
-    words = listed(f"{_signed(change)} {name}" for name, change in rest.items())
+    )
     return (
-        f"`{rule}` takes {_signed(reached)} {short} than `{REFERENCE}`, where {_signed(possible)} "
-        f"is the least possible, and {words}."
+        f"`{rule}` has {_signed(reached)} {short} than `{REFERENCE}`, where {_signed(possible)} is "
+        f"possible, and {rest}."
     )
 
 
 def _fastest(days: Days) -> str:
-    first = days.change("TTFT first", "ttft_mean_s", *MAIN).mean
-    nearest = days.value(REFERENCE, "ttft_mean_s", *MAIN).mean
+    metric = "ttft_mean_s"
+    first = days.change("TTFT first", metric, *MAIN).mean
+    nearest = days.value(REFERENCE, metric, *MAIN).mean
     carbon = days.change("TTFT first", "carbon_kg", *MAIN).mean
     return (
-        f"The least mean TTFT is {_signed(first)} than that of `{REFERENCE}` ({1000 * nearest:.0f} "
-        f"ms), at {_signed(carbon)} carbon."
+        f"The least mean TTFT is {_signed(first, metric)} than that of `{REFERENCE}` "
+        f"({1000 * nearest:.0f} ms), with {_signed(carbon)} carbon."
     )
 
 
 def _parts(days: Days) -> str:
     parts, naive = days.parts_of_saving("balanced", *MAIN)
-    words = [
-        f"{_of([p[part] for p in parts], naive).mean:.1f} by {part}" for part in sorted(parts[0])
-    ]
+    words = [f"{_of([p[part] for p in parts], naive).mean:.1f} by {part}" for part in PARTS]
     whole = _of([sum(p.values()) for p in parts], naive)
     return (
         f"Against the naive plan, the balanced objective falls by {whole.mean:.1f}% "
@@ -307,8 +323,9 @@ def _full_load(days: Days) -> str:
         for day in days.days(*setting)
     )
     return (
-        "Load levels are no lever here: running every instance at its highest level only costs the "
-        f"balanced optimum {max(worse, 0.0):.2g}% at most on any day. Sizing is about how many run."
+        "Running instances at their highest level only raises the balanced objective by "
+        f"{max(worse, 0.0):.3f}% at most on any day: what sizing saves is in how many run, not in "
+        "their load levels."
     )
 
 
@@ -330,7 +347,8 @@ def savings_figure(days: Days, path: Path) -> None:
         ax.axvline(means[days.methods.index(REFERENCE)], color="0.3", linewidth=0.8, linestyle=":")
         ax.set_title(f"{name}, a day" if quantity != "ttft_mean_s" else name, fontsize=9)
         ax.tick_params(labelsize=7)
-        ax.margins(x=0.15)
+        ax.margins(x=0.2, y=0.01)
+        ax.locator_params(axis="x", nbins=5)
     panels[0].set_yticks(at, [title(method, days).strip("`") for method in days.methods])
     panels[0].invert_yaxis()
     drawn.savefig(path, dpi=110, metadata={"Software": None})
@@ -341,7 +359,7 @@ def split_figure(days: Days, path: Path) -> None:
     ewifs = [*dict.fromkeys(ewif for _, ewif in days.settings)]
     drawn = Figure(figsize=(13, 6), layout="constrained")
     grid = drawn.subplots(len(ewifs), len(SHOWN), squeeze=False)
-    colours = dict(zip(sorted(days.parts.values()), colormaps["Set2"].colors, strict=False))
+    colours = dict(zip(PARTS, colormaps["Set2"].colors, strict=False))
     for row, ewif in zip(grid, ewifs, strict=True):
         settings = [setting for setting in days.settings if setting[1] == ewif]
         for ax, (quantity, name) in zip(row, SHOWN.items(), strict=True):

@@ -16,6 +16,14 @@ from tables import table, write
 PER_REQUESTS = 1e6
 """Amounts are shown per so many requests."""
 
+OF_THE_OPTIMUM = {
+    "carbon_kg": "carbon per request",
+    "water_l": "water per request",
+    "cost_usd": "cost per request",
+    "ttft_mean_s": "mean TTFT",
+}
+"""What is compared from one demand to another."""
+
 NO_REGRET = 0.5
 """Regret below this is called none, %."""
 
@@ -125,12 +133,11 @@ def moves(tested: Tested) -> str:
         f"changed assumptions leave a mean between {savings[low].mean:.1f}% ({what(low)}) and "
         f"{savings[high].mean:.1f}% ({what(high)}).",
     ]
-    for metric, short in tested.record["metrics"].items():
+    for metric, name in OF_THE_OPTIMUM.items():
         changes = {case: tested.change(case, metric).mean for case in real}
-        most = max(real, key=lambda case: abs(changes[case]))
+        most = max(changes, key=lambda case: abs(changes[case]))
         sentences.append(
-            f"The optimum's {short} per request changes most with {what(most)}: "
-            f"{changes[most]:+.1f}%."
+            f"The optimum's {name} changes most with {what(most)}: {changes[most]:+.1f}%."
         )
     return bullets(sentences)
 
@@ -213,10 +220,10 @@ def tornado(tested: Tested, path: Path) -> None:
         "requests at another site, %": tested.moved,
         "regret of the base's plan, %": tested.regret,
         **{
-            f"optimum's {name.split(',')[0]} per request, %": (
+            f"optimum's {name}, change in %": (
                 lambda case, metric=metric: tested.change(case, metric)
             )
-            for metric, name in SHOWN.items()
+            for metric, name in OF_THE_OPTIMUM.items()
         },
     }
     drawn = Figure(figsize=(13, 10), layout="constrained")
@@ -233,6 +240,7 @@ def tornado(tested: Tested, path: Path) -> None:
         ax.axvline(0.0, color="black", linewidth=0.6)
         ax.set_title(name, fontsize=9)
         ax.tick_params(labelsize=7)
+        ax.margins(y=0.01)
     for row in grid:
         row[0].set_yticks(at, [f"{name}: {changed}" for name, changed in cases])
     grid[0][0].invert_yaxis()

@@ -5,7 +5,8 @@
     python instances/placement-world/build_world.py --type world-day-budgets --family --out DIR
 
 Without a type the committed files are written again. `build` makes one instance in memory. Every
-choice that is not a figure of a source stands in `rules` and goes into the instance.
+choice that is not a figure of a source is told by `RULES`, `rules_of_choices` and `rules_of_kind`,
+and goes into the instance.
 """
 
 from __future__ import annotations
@@ -485,10 +486,14 @@ class Window(NamedTuple):
         return self.days * 24 * self.per_hour
 
     @property
+    def midnight(self) -> datetime:
+        """Start of the first day."""
+        return datetime(self.first.year, self.first.month, self.first.day, tzinfo=UTC)
+
+    @property
     def begins(self) -> list[datetime]:
         """Start of every period."""
-        midnight = datetime(self.first.year, self.first.month, self.first.day, tzinfo=UTC)
-        return [midnight + timedelta(minutes=self.step_min * i) for i in range(self.count)]
+        return [self.midnight + timedelta(minutes=self.step_min * i) for i in range(self.count)]
 
     @property
     def starts(self) -> list[str]:
@@ -793,7 +798,7 @@ def course(data: Path, model: str, window: Window, origins: Sequence[str]) -> np
 def local_s(moment: datetime, window: Window, origin: str) -> float:
     """Local time at an origin, in seconds from midnight of the window's first date."""
     offset = moment.astimezone(ZoneInfo(ORIGINS[origin].zone)).utcoffset()
-    return (moment - window.begins[0] + (offset or timedelta())).total_seconds()
+    return (moment - window.midnight + (offset or timedelta())).total_seconds()
 
 
 @cache
@@ -924,6 +929,7 @@ def rules_of_choices(kind: str, window: Window, choices: Choices) -> list[str]:
     span = f"day is {window.first}" if chosen.days == 1 else f"days are {window.first} to {last}"
     first, end = COURSE_DAYS[chosen.days]
     course = f"day {end}" if end - first == 1 else f"days {first + 1} to {end}"
+    regions = ", ".join(f"{place} ({ORIGINS[place].azure})" for place in names)
     weights = ", ".join(f"{place} {ORIGINS[place].weight:g}" for place in names)
     wue = {
         "scaled": "times one factor for all sites that makes the mean over 2022, 2023 and the 15 "
@@ -939,9 +945,10 @@ def rules_of_choices(kind: str, window: Window, choices: Choices) -> list[str]:
         "running": "it is charged to GPUs for the time in which they run",
     }
     return [
-        f"The {span} in UTC, in periods of {window.step_min} min.",
-        f"Requests come from {len(names)} cities: those of the sites"
-        + (", and 15 more whose Azure region has round trips to all sites." if names[15:] else "."),
+        f"The {span} in UTC, in periods of {window.step_min} min; the carbon signal's year is "
+        "that of the first.",
+        f"Requests come from {len(names)} cities, each with its Azure region: {regions}; sites are "
+        "the first 15.",
         "The shares of the origins in the demand are weights of our own, a rough sense of the "
         f"size of each market without a source: {weights}.",
         "The course of demand is ServeGen's language/m-small for chat and language/m-large for "

@@ -88,29 +88,19 @@ def test_utilisation_scales_demand_alone() -> None:
 def test_utilisation_is_the_share_of_gpus_needed() -> None:
     """At utilisation u, u of the GPUs suffice for the busiest period in one place, less do not."""
     instance = build(utilisation=0.5)
-    busiest = int(instance.demand_requests.sum(axis=(1, 2)).argmax())
+    t = int(instance.demand_requests.sum(axis=(1, 2)).argmax())
+    series = ("carbon_g_per_kwh", "price_usd_per_mwh", "pue", "wue_l_per_kwh", "ewif_l_per_kwh")
     one_place = instance.replace(
-        **{
-            **{
-                name: getattr(instance, name)[busiest : busiest + 1, :1]
-                for name in ("carbon_g_per_kwh", "price_usd_per_mwh", "pue", "wue_l_per_kwh")
-            },
-            "ewif_l_per_kwh": instance.ewif_l_per_kwh[busiest : busiest + 1, :1],
-            "cycles_of_concentration": instance.cycles_of_concentration[:1],
-            "gpus": instance.gpus[busiest : busiest + 1].sum(axis=1, keepdims=True),
-            "demand_requests": instance.demand_requests[busiest : busiest + 1].sum(
-                axis=1, keepdims=True
-            ),
-            "periods": {
-                "start": instance.periods.start[busiest : busiest + 1],
-                "duration_s": [3600.0],
-            },
-            "origins": instance.origins[:1],
-            "sites": instance.sites[:1],
-            "rtt_s": instance.rtt_s[:1, :1],
-            "last_mile_s": instance.last_mile_s[:1],
-            "egress_usd_per_gb": instance.egress_usd_per_gb[:1, :1],
-        }
+        periods={"start": instance.periods.start[t : t + 1], "duration_s": [3600.0]},
+        origins=instance.origins[:1],
+        sites=instance.sites[:1],
+        demand_requests=instance.demand_requests[t : t + 1].sum(axis=1, keepdims=True),
+        gpus=instance.gpus[t : t + 1].sum(axis=1, keepdims=True),
+        cycles_of_concentration=instance.cycles_of_concentration[:1],
+        rtt_s=instance.rtt_s[:1, :1],
+        last_mile_s=instance.last_mile_s[:1],
+        egress_usd_per_gb=instance.egress_usd_per_gb[:1, :1],
+        **{name: getattr(instance, name)[t : t + 1, :1] for name in series},
     )
     for share, status in ((0.5 + 1e-6, "optimal"), (0.5 - 1e-3, "infeasible")):
         assert go.solve(one_place.replace(gpus=one_place.gpus * share)).status == status

@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 
 from greenopt.errors import InputError, InstanceError
 from greenopt.problems.placement.builders import EGLB_SOURCE, EGLB_START, eglb, eglb_csv
+from greenopt.problems.placement.eligibility import services
 from greenopt.problems.placement.instance import PlacementInstance
 
 INSTANCES = ROOT / "instances" / "placement"
@@ -258,21 +259,13 @@ def test_quick_is_share_alike() -> None:
 
 def test_quick_has_limits_that_bind() -> None:
     """Every class and origin has places to go, and limits exclude levels for each class."""
-    quick, build = PlacementInstance.read(INSTANCES / "quick.json"), script("build_quick")
-    for k in quick.classes:
-        fits = np.array(
-            [
-                [
-                    build.eligible(quick, k, p, level, float(reach))
-                    for p in quick.profiles
-                    if p.model == k.model
-                    for level in p.levels
-                ]
-                for reach in (quick.rtt_s + quick.last_mile_s[:, None]).ravel()
-            ]
-        ).reshape(8, 8, -1)
-        assert (fits.any(axis=2).sum(axis=1) >= 2).all()
-        assert not fits.any(axis=(0, 1)).all()
+    quick = PlacementInstance.read(INSTANCES / "quick.json")
+    offers = services(quick)
+    for k in range(len(quick.classes)):
+        own = [one.eligible[list(one.classes).index(k)] for one in offers if k in one.classes]
+        fits = np.concatenate(own)
+        assert (fits.any(axis=0).sum(axis=1) >= 2).all()
+        assert not fits.any(axis=(1, 2)).all()
 
 
 def test_quick_demand_takes_sixty_percent_of_gpus() -> None:

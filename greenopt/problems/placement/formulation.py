@@ -12,7 +12,12 @@ from greenopt.model import Model, clipped
 from greenopt.problems.placement.eligibility import SLACK
 from greenopt.problems.placement.instance import FLOW_AXES, PlacementInstance
 from greenopt.problems.placement.metrics import METRICS
-from greenopt.problems.placement.queueing import refined, tangents, touching
+from greenopt.problems.placement.queueing import (
+    closer,
+    refined,
+    tangents,
+    touching,
+)
 from greenopt.problems.placement.statement import Statement
 
 ROW_UNITS = {
@@ -219,7 +224,7 @@ class Formulation(Statement):
         """The formulation with points where the tangents of the multipliers touch."""
         at, value = self._touching(model, stage, row_dual)
         useful = np.flatnonzero(value < 0)
-        return Formulation(self.instance, pieces=refined(self.pieces, useful, at[useful]))
+        return Formulation(self.instance, pieces=closer(self.pieces, useful, at[useful]))
 
     def around(self, x: FloatArray) -> Formulation:
         """The formulation with points at the utilisations of a plan of `below`."""
@@ -302,6 +307,9 @@ class Formulation(Statement):
     def marginals_of(self, model: Model, row_dual: FloatArray) -> dict[str, LabelledArray]:
         """Row multipliers by name; those of `load` rows by level, as the plain statement has them.
 
+        Where a mask forbids flows, ``reachable`` is what it costs at the margin: how much the
+        objective would fall for one request of a period, origin and class that it let go.
+
         Parameters
         ----------
         model : Model
@@ -327,7 +335,45 @@ class Formulation(Statement):
         result["load"] = self.model.pick(
             self._run, "objective per reference request", by_run, name="load"
         )
+        if self.instance.reachable is not None:
+            result["reachable"] = self._price_of_mask(model, row_dual, by_run[self._run.slice])
         return result
+
+    def _price_of_mask(
+        self, model: Model, row_dual: FloatArray, load: FloatArray
+    ) -> LabelledArray:
+        """How much cheaper the forbidden flows would be, at the prices of everything else.
+
+        Parameters
+        ----------
+        model : Model
+            With rows that keep earlier stages.
+        row_dual : ndarray
+            Multipliers of its rows.
+        load : ndarray
+            Those of `load` rows for each column of `instances`.
+        """
+        free = Formulation(self.instance.replace(reachable=None))
+        dual = np.zeros(free.model.matrix.shape[0])
+        for name, block in free.model.rows.items():
+            if name == "load":
+                dual[block.start + free._load_row_of_run] = load
+            else:
+                dual[block.slice] = row_dual[model.rows[name].slice]
+        stage = len([name for name in model.rows if name.startswith("stage_")])
+        cost = free.model.stages[stage].c
+        for number in range(stage):
+            of_stage = row_dual[model.rows[f"stage_{number}"].start]
+            cost = cost - of_stage * free.model.stages[number].c
+        f = free._flow.codes
+        reduced = (cost - free.model.matrix.T @ dual)[free._flow.slice]
+        assert self.instance.reachable is not None
+        closed = ~self.instance.reachable[tuple(f[axis] for axis in FLOW_AXES)]
+        axes = ("period", "origin", "class")
+        gain = np.zeros([len(self.instance.sets[axis]) for axis in axes])
+        np.maximum.at(gain, tuple(f[axis][closed] for axis in axes), -reduced[closed])
+        labels = {axis: self.instance.sets[axis] for axis in axes}
+        return LabelledArray.from_dense("reachable", "objective per request", labels, gain)
 
     def _by_budget(self, row_values: FloatArray, unit: str) -> dict[str, LabelledArray]:
         """Values on budget rows, one array a budget over the axes its limit has.

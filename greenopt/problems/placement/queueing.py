@@ -53,6 +53,22 @@ def chords(most: FloatArray) -> Pieces:
     return _on_curve(np.repeat(np.arange(len(most)), INTERVALS + 1), utilisation.ravel())
 
 
+def closer(pieces: Pieces, curve: IntArray, utilisation: FloatArray) -> Pieces:
+    """Further points at a utilisation of each curve, and at a quarter of the way to its neighbours.
+
+    A plan's price moves a little from round to round, so that the next touching point is near.
+    """
+    ends = pieces.curve + pieces.utilisation  # increasing: utilisations are below 1
+    after = np.searchsorted(ends, curve + utilisation)
+    above = np.minimum(after, pieces.last[curve])
+    below = np.maximum(above - 1, 0)
+    around = [
+        utilisation + (pieces.utilisation[neighbour] - utilisation) / 4
+        for neighbour in (below, above)
+    ]
+    return refined(pieces, np.tile(curve, 3), np.concatenate([utilisation, *around]))
+
+
 def refined(pieces: Pieces, curve: IntArray, utilisation: FloatArray) -> Pieces:
     """Further points, in between those there are."""
     curves = np.concatenate([pieces.curve, curve])
