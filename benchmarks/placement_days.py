@@ -24,14 +24,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from build_vs_solve import HERE, solver
 
 import greenopt as go
-from greenopt import ruling
 from greenopt.problems.placement.methods import RULES, Ruled
+from greenopt.ruling import follow
 from greenopt.solving import Settings
 
 sys.path.append(str(HERE.parent / "instances" / "placement-world"))
@@ -51,9 +50,6 @@ MOSTLY = 0.7
 
 PARTS = {"nearest": "placement", "first-mode": "mode", "held": "sizing"}
 """Naive choices in order of precedence, and the decision that each takes away."""
-
-SLACK = 1e-7
-"""Room that rules leave each other in mixes: with less, two in a row can defeat a solver."""
 
 HOURS = 24
 """Periods of a day for which mixes are solved: in quarters they take minutes."""
@@ -143,8 +139,7 @@ def solve_mix(instance: Any, wanted: Sequence[str]) -> tuple[Any, Any]:
     """Solve with naive choices: the instance that has them, and its plan."""
     own = held(instance) if "held" in wanted else instance
     rules = [name for name in wanted if name != "held"]
-    with mock.patch.object(ruling, "SLACK", SLACK):
-        return own, ruling.follow(own, Ruled(own, *rules), "mix", Settings(bound=False))
+    return own, follow(own, Ruled(own, *rules), "mix", Settings(bound=False))
 
 
 def runs(instance: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 import greenopt
 from greenopt.describing import WIDE
-from greenopt.problems.placement import eligibility
-from greenopt.solvers import points
+from greenopt.problems.placement import eligibility, queueing
+from greenopt.solvers import decomposing, points
 from greenopt.solvers.highs import (
     DUAL_TOLERANCE,
     MINIMUM_VERSION,
@@ -22,7 +22,13 @@ from greenopt.solvers.highs import (
     SEARCH_TOLERANCE,
 )
 from greenopt.solvers.task import LEAST_GRACE_S, RELATIVE_GRACE
-from greenopt.solving import CHECK_TOLERANCE, EXPLANATION_LIMIT_S, NUMERICAL_FLOOR, solve
+from greenopt.solving import (
+    CHECK_TOLERANCE,
+    EXPLANATION_LIMIT_S,
+    NUMERICAL_FLOOR,
+    REFINEMENTS,
+    solve,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -51,6 +57,13 @@ myst_substitutions = {
     "relative_grace": f"{RELATIVE_GRACE:.0%}",
     "explanation_limit": f"{EXPLANATION_LIMIT_S:g}",
     "wide": f"{WIDE:.0e}",
+    "refinements": f"{REFINEMENTS}",
+    "intervals": f"{queueing.INTERVALS}",
+    "dense_share": f"{decomposing.DENSE:.1%}",
+    "least_dense": f"{decomposing.LEAST_DENSE}",
+    "most_coupling": f"{decomposing.MOST_COUPLING}",
+    "largest_share": f"{decomposing.LARGEST_SHARE:.0%}",
+    "least_columns": f"{decomposing.LEAST_COLUMNS:,}",
 }
 """Numbers that pages quote, taken from the code."""
 
@@ -73,9 +86,12 @@ def _generate(app: Any) -> None:
     import explained
     import plotted
     import results
+    import ruled
     import sensitivity
     import tables
+    import waiting
     import whole
+    import world
 
     out = HERE / "_generated"
     out.mkdir(exist_ok=True)
@@ -86,6 +102,9 @@ def _generate(app: Any) -> None:
     plotted.write_all(HERE.parent, out)
     results.write_all(HERE.parent, out)
     sensitivity.write_all(HERE.parent, out)
+    waiting.write_all(HERE.parent, out)
+    ruled.write_all(HERE.parent, out)
+    world.write_all(HERE.parent, out)
 
 
 def _prepare_docstring(

@@ -1,7 +1,7 @@
 """Plots of solutions, with matplotlib.
 
-Colours are told apart by the colour-blind: categories from Okabe and Ito's palette, amounts from
-matplotlib's perceptually uniform maps.
+Colours of all kinds but the overview can be told apart by the colour-blind: categories are from
+Okabe and Ito's palette, amounts from matplotlib's perceptually uniform maps.
 """
 
 from __future__ import annotations

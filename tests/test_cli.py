@@ -901,6 +901,7 @@ def test_info_of_odd_instances(run: Run, tmp_path: Path) -> None:
     assert (status, err) == (0, [])
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out}
     assert lines["gpus"] == "- - - GPUs 8 of 8 null"
+    assert lines["carbon_g_per_kwh"] == "0 0 0 g CO2e/kWh"
     assert "    objective: none" in out
     status, out, _ = run("info", path, "--json")
     assert status == 0

@@ -370,6 +370,20 @@ def test_stacks_are_the_metrics(seed: int) -> None:
         assert float(value.replace(",", "")) == pytest.approx(total, rel=0.01)
 
 
+def test_stacks_on_both_sides_of_zero() -> None:
+    """Parts of either sign, in any order, lie end to end on their own side."""
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    parts = {"a": [2.0, -1.0], "b": [-3.0, -4.0], "c": [5.0, 6.0]}
+    plots._draw_stacks(ax, "Sum", {name: np.array(values) for name, values in parts.items()})
+    starts = [[bar.get_x() for bar in bars] for bars in ax.containers]
+    assert starts == [[0.0, 0.0], [0.0, -1.0], [2.0, 0.0]]
+    assert [text.get_text() for text in ax.texts] == ["4", "1"]
+    assert ax.get_title() == "Sum: 5"
+    assert ax.get_xlim()[0] < -5
+
+
 def test_stacks_say_whose_embodied_carbon() -> None:
     """The legend tells installed from running GPUs."""
     for charge in ("installed", "running"):

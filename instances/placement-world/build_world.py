@@ -401,6 +401,7 @@ def frame(data: Path, window: Window, origins: Sequence[str], choices: Choices) 
         "modes": MODES,
         **grid(data, window, choices),
         **network(data, origins),
+        "locations": locations(data, origins),
         "demand_requests": {"axes": [], "values": 1.0},
         "gpus": {
             "axes": ["site", "gpu_type"],
@@ -639,6 +640,16 @@ def network(data: Path, origins: Sequence[str]) -> dict[str, Any]:
         "rtt_s": rounded_all(rtt_s),
         "last_mile_s": {"axes": [], "values": LAST_MILE_S},
         "egress_usd_per_gb": usd,
+    }
+
+
+def locations(data: Path, origins: Sequence[str]) -> dict[str, Any]:
+    """Coordinates of the Azure region of each place, for maps."""
+    table = pd.read_csv(data / "latency" / "azure_region_coords.csv").set_index("displayName")
+    at = table.loc[[ORIGINS[origin].azure for origin in origins], ["lat", "lon"]].to_numpy()
+    return {
+        origin: {"latitude_deg": float(lat), "longitude_deg": float(lon)}
+        for origin, (lat, lon) in zip(origins, at, strict=True)
     }
 
 

@@ -27,6 +27,8 @@ RULES = (
     "Round trips between regions are Azure's published medians, sending region = origin; within a "
     "region the table is blank, and the median of the AWS matrix diagonal stands there. Central "
     "India is Pune, for Mumbai.",
+    "Locations are those of the Azure regions, some of them the middle of a state or country; they "
+    "are for maps only.",
     f"The last mile is {LAST_MILE_S} s at every origin: our assumption, no source.",
     "Egress is Azure's inter-region list price by sending region, 0 within a region; to a region "
     "the table lacks it is the sender's most common price, and UK South, which it lacks, sends at "
