@@ -160,7 +160,10 @@ def _second_opinion(
     """Kind of a claimed bound after another solver's search, and what that said."""
     assert stage.claimed_bound is not None
     assert solution.objective is not None
-    model: Model = part(instance.problem, "formulation").formulate(instance).model
+    formulation = part(instance.problem, "formulation").formulate(instance)
+    if formulation.curved:  # below the curves of waiting, close to them at the plan
+        formulation = formulation.around(formulation.encode(solution.decision)).below()
+    model: Model = formulation.model
     for number, earlier in enumerate(solution.stages[:-1]):  # at what the solution reached
         own = model.stages[number]
         limit = earlier.objective + own.tolerance * max(abs(earlier.objective), 1.0)
@@ -171,7 +174,8 @@ def _second_opinion(
     room = max(gap, 1e-9) * max(abs(solution.objective), abs(stage.claimed_bound))
     if other.termination == Termination.INFEASIBLE:
         return "wrong", f"{solver} says that there is no plan, though here is one"
-    if other.x is not None and model.stages[last].c @ other.x < stage.claimed_bound - room:
+    lower = other.x is not None and model.stages[last].c @ other.x < stage.claimed_bound - room
+    if lower and not formulation.curved:
         return "wrong", f"{solver} has a plan below the bound"
     words = f"{solver} ended with {other.message!r} at the bound {other.tree_bound:.12g}"
     if other.tree_bound >= stage.claimed_bound - room:

@@ -14,7 +14,7 @@ from greenopt.model import Block, Model, StageObjective
 from greenopt.problems import part
 from greenopt.results import Solution, StageResult, Status, closes
 from greenopt.solvers import Termination
-from greenopt.solving import Run, Settings
+from greenopt.solving import REFINEMENTS, Run, Settings
 
 SLACK = 1e-7
 """Part of what a rule has reached that the steps after it may use up, against rounding."""
@@ -70,15 +70,45 @@ def follow(
     formulation
         Of the instance, with `rules`.
     """
+    best = Run(instance, settings, time_limit)
+    exact = best.formulate()
+    if formulation.curved:  # pieces that the best plan needs, at least
+        exact = best.refined(exact)[0]
+        formulation = formulation.with_pieces(exact.pieces)
     run = Run(instance, replace(settings, bound=False), time_limit)
+    solution = _followed(run, formulation)
+    for _ in range(REFINEMENTS if formulation.curved else 0):
+        if not solution.decision or _is_fine(formulation, solution, settings.gap):
+            break
+        formulation = formulation.around(formulation.encode(solution.decision))
+        finer = _followed(run, formulation)
+        if not finer.decision:
+            break
+        solution = finer
+    solution = replace(solution, method=method)
+    if not solution.stages:
+        return solution
+    return _measured(
+        solution, settings, best.relaxed_bound(exact) if settings.bound else None, best
+    )
+
+
+def _followed(run: Run, formulation: Any) -> Solution:
+    """Minimise the rules one after the other, then the objective."""
     for number, rule in enumerate(formulation.rules):
         raw = _minimise(run, formulation.model, rule)
         if raw.termination != Termination.OPTIMAL:
             break  # the model without this rule's rows says what is the matter
         formulation.model = _kept(formulation.model, rule, raw.x, f"rule_{number}")
-    solution = run.solution(formulation)
-    solution = replace(solution, method=method)
-    return _measured(instance, solution, settings, time_limit) if solution.stages else solution
+    return run.solution(formulation)
+
+
+def _is_fine(formulation: Any, solution: Solution, gap: float) -> bool:
+    """Whether the pieces of curves cost a plan no more than the gap."""
+    x = formulation.encode(solution.decision)
+    last = len(solution.stages) - 1
+    said, true = formulation.model.stages[last].value(x), solution.stages[last].objective
+    return closes(said, true, gap, formulation.model.stages[last].size(x))
 
 
 def _minimise(run: Run, model: Model, rule: Rule) -> Any:
@@ -108,20 +138,16 @@ def _kept(model: Model, rule: Rule, x: FloatArray, name: str) -> Model:
 
 
 def _measured(
-    instance: Instance, solution: Solution, settings: Settings, time_limit: float | None
+    solution: Solution, settings: Settings, proof: StageResult | None, best: Run
 ) -> Solution:
     """The plan with the bound of the best plan's first stage in place of its own."""
-    bound, source, marginals = -np.inf, "none", {}
+    none = StageResult(np.inf, -np.inf, "none", {})
+    first = replace(proof or none, objective=solution.stages[0].objective)
     runtime = dict(solution.runtime_s)
-    if settings.bound:
-        run = Run(instance, settings, time_limit)
-        proof = run.relaxed_bound(run.formulate())
-        bound, source, marginals = proof.bound, proof.bound_source, proof.marginals
-        runtime["bound"] = runtime.get("bound", 0.0) + sum(run.runtime_s.values())
-    first = StageResult(solution.stages[0].objective, bound, source, marginals)
+    runtime["bound"] = runtime.get("bound", 0.0) + sum(best.runtime_s.values())
     later = [StageResult(s.objective, -np.inf, "none", {}) for s in solution.stages[1:]]
     status = solution.status
     if status in {Status.OPTIMAL, Status.FEASIBLE}:
-        proved = not later and closes(first.objective, bound, settings.gap)
+        proved = not later and closes(first.objective, first.bound, settings.gap)
         status = Status.OPTIMAL if proved else Status.FEASIBLE
     return replace(solution, status=status, stages=(first, *later), runtime_s=runtime)

@@ -51,8 +51,8 @@ WITHOUT_PLAN = {
 EXPLANATION_LIMIT_S = 60.0
 """Longest time for finding out why there is no plan, s; no more than the solve's own limit."""
 
-REFINEMENTS = 12
-"""Solves with more pieces of curves, at most."""
+REFINEMENTS, REFINED_SEARCHES = 12, 5
+"""Solves with more pieces of curves, at most, and searches for whole numbers."""
 
 BETWEEN = "pieces above the curves have no plan, and those below are not proved to have none"
 """What is known of an instance that sits between the two."""
@@ -256,7 +256,8 @@ class Run:
         """
         formulation = formulation or self.formulate()
         self.report["gap_asked"] = self.settings.gap
-        formulation, (raw, stages, x, scales) = self._refined(formulation)
+        formulation, (raw, stages, x, scales) = self.refined(formulation)
+        self.report["termination"], self.report["message"] = str(raw.termination), raw.message
         decision: dict[str, Any] = {}
         found = None
         if x is not None:
@@ -268,8 +269,8 @@ class Run:
                 )
         elif raw.termination == Termination.INFEASIBLE:
             with self._timed("explain"):
-                self._explain()
-        if found is not None and formulation.below() is not None:
+                self._explain(formulation.curved)
+        if found is not None and formulation.curved:
             stages[-1] = _at_true_value(stages[-1], found.stages[len(stages) - 1])
         status = self._status(raw, stages, found, scales)
         if found is not None and stages:
@@ -310,25 +311,30 @@ class Run:
         elapsed = time.perf_counter() - started
         self.runtime_s[phase] = self.runtime_s.get(phase, 0.0) + elapsed
 
-    def _refined(self, formulation: Any) -> tuple[Any, tuple[Any, ...]]:
+    def refined(self, formulation: Any) -> tuple[Any, tuple[Any, ...]]:
         """Solve, with more pieces where curves leave a gap; the formulation and what came out."""
         result = self._stages(formulation)
         if formulation.below() is None:
             return formulation, result
         if result[0].termination == Termination.INFEASIBLE:
             formulation, result = self._fitting(formulation, result)
-        for _ in range(0 if formulation.model.is_integer else REFINEMENTS):
-            _, stages, _, scales = result
-            open_ones = [
-                prices
-                for stage, scale, prices in zip(stages, scales, self._prices, strict=True)
-                if prices and not closes(stage.objective, stage.bound, self.settings.gap / 2, scale)
+        whole = formulation.model.is_integer
+        for _ in range(REFINED_SEARCHES if whole else REFINEMENTS):
+            raw, stages, x, scales = result
+            unproved = [
+                number
+                for number, (stage, scale) in enumerate(zip(stages, scales, strict=True))
+                if not closes(stage.objective, stage.bound, self.settings.gap / 2, scale)
             ]
-            if not open_ones:
+            if not unproved or raw.termination != Termination.OPTIMAL:
                 break
             with self._timed("build"):
-                formulation = formulation.finer(*open_ones[0])
-            result = self._stages(formulation)
+                prices = None if whole or not self._prices else self._prices[unproved[0]]
+                finer = formulation.finer(*prices) if prices else formulation.around(x)
+            better = self._stages(finer)
+            if better[0].termination != Termination.OPTIMAL:
+                break  # out of time: the coarser plan stays
+            formulation, result = finer, better
         return formulation, result
 
     def _fitting(self, formulation: Any, result: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -344,7 +350,7 @@ class Run:
                 if relaxed.termination != Termination.INFEASIBLE:
                     raw = replace(raw, termination=Termination.LIMIT, message=BETWEEN)
                 return formulation, (raw, *result[1:])
-            formulation = formulation.around(relaxed.x)
+            formulation = formulation.around(relaxed.x, below=True)
             result = self._stages(formulation)
             if result[0].termination != Termination.INFEASIBLE:
                 return formulation, result
@@ -384,8 +390,6 @@ class Run:
                 limit = value + stage.tolerance * max(abs(value), 1.0)
                 model = model.with_row(f"stage_{number}", stage.c, limit)
                 start = x if model.is_integer else None
-        self.report["termination"] = str(raw.termination)
-        self.report["message"] = raw.message
         self.report["counts"] = raw.counts
         self.report["where"] = raw.where
         return raw, results, x, scales
@@ -569,8 +573,11 @@ class Run:
         complete = len(stages) == len(self.instance.objective)
         return Status.OPTIMAL if proved and complete else Status.FEASIBLE
 
-    def _explain(self) -> None:
-        """Find the requirements that conflict; if there are none, that contradicts the solver."""
+    def _explain(self, curved: bool) -> None:
+        """Find the requirements that conflict; if there are none, that contradicts the solver.
+
+        Unless curves are cut into pieces: a conflict may hide between those of either.
+        """
         if not self.settings.explain:
             self.report["explanation"] = [
                 "the solver says that there is no plan; an explanation was not asked for"
@@ -587,7 +594,7 @@ class Run:
             seed=self.settings.seed,
         )
         self.report |= found.report()
-        if found.infeasible is False:
+        if found.infeasible is False and not curved:
             self.report["contradiction"] = {
                 "solver": "infeasible",
                 "checker": "all requirements can be met together, within their tolerances",

@@ -425,7 +425,7 @@ def test_every_feature_against_solving_again(feature: str, seed: int) -> None:
 def test_mixed_features_against_solving_again() -> None:
     """The same with several features at once; some vertices among them are degenerate."""
     degenerate = 0
-    for seed in range(100, 116):
+    for seed in range(100, 120):
         rng = np.random.default_rng(seed)
         features = {name: True for name in FEATURES if rng.random() < 0.25}
         document = random_document(np.random.default_rng(seed), **features)

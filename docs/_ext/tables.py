@@ -31,6 +31,7 @@ METHODS = (types.FunctionType, classmethod, property, cached_property)
 FIELD_MODULES = ("greenopt.instance", "greenopt.problems.placement.instance")
 
 _WORDS = {
+    id(float): "number",
     id(Number): "number",
     id(Positive): "number above 0",
     id(NonNegative): "number of at least 0",

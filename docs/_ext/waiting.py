@@ -17,7 +17,7 @@ from greenopt.problems.placement.capping import with_levels_at_caps
 WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Energy that an hour waited by one request counts as, kWh."""
 
-LIMITS_S = (1.0, 0.9, 0.85, 0.8)
+LIMITS_S = (1.0, 0.9, 0.87, 0.8)
 """TTFT limits of chat at the 95th percentile."""
 
 WEIGHT = 10.0
@@ -182,19 +182,20 @@ def figure(
     for (rule, plans), colour in zip(curves.items(), ("#0072B2", "#D55E00"), strict=True):
         wait_ms = [wait_s(plan) * 1e3 for plan in plans]
         energy = [(plan.metrics["energy_kwh"] or 0.0) / 1e3 for plan in plans]
-        left.plot(wait_ms, energy, "o-", color=colour, label=f"load_rule {rule}", markersize=5)
-        for which, style in enumerate(("--", "-")):
+        left.plot(wait_ms, energy, "o-", color=colour, label=rule, markersize=5)
+        for which, (style, marker) in enumerate((("--", "s"), ("-", "o"))):
             points = [
                 (limit, pair[which] / 1e3)
                 for limit, pair in zip(LIMITS_S, caps[rule], strict=True)
                 if pair[which] is not None
             ]
             label = f"{rule}, {('measured levels', 'levels at caps')[which]}"
-            right.plot(*zip(*points, strict=True), "o", linestyle=style, color=colour, label=label)
+            hollow = "none" if which == 0 else colour
+            right.plot(*zip(*points, strict=True), marker, linestyle=style, color=colour,
+                       markerfacecolor=hollow, markersize=9 - 4 * which, label=label)  # fmt: skip
     left.set_xlabel("mean wait of a request, ms")
     right.set_xlabel("TTFT limit of chat at the 95th percentile, s")
     for ax in (left, right):
         ax.set_ylabel("energy, MWh")
-        ax.set_ylim(bottom=0)
         ax.legend(fontsize=8)
     drawn.savefig(path, dpi=110, metadata={"Software": None})

@@ -117,8 +117,9 @@ def solve(task: Task, line: Line) -> Answer:
         generation.close()
 
 
-def _whole(task: Task, line: Line, why: str) -> Answer:
-    answer = highs.solve(replace(task, algorithm="choose"), line)
+def _whole(task: Task, line: Line, why: str, spent_s: float = 0.0) -> Answer:
+    left = max(task.time_limit_s - spent_s, 1e-3)
+    answer = highs.solve(replace(task, algorithm="choose", time_limit_s=left), line)
     return replace(answer, message=f"{answer.message} (solved whole: {why})")
 
 
@@ -280,12 +281,12 @@ class _Generation:
         self._master.penalise(penalty)
         while True:
             if not self._master.solve():
-                return _whole(self._task, self._line, "the master program failed")
+                return self._whole("the master program failed")
             if self._closed() or not self._new:  # no new point: nothing but rounding is left
                 if self._master.broken <= ROUNDING * 10:
                     return self._ended(Termination.OPTIMAL, "Optimal")
                 if raises == RAISES:
-                    return _whole(self._task, self._line, "coupling rows cannot be kept")
+                    return self._whole("coupling rows cannot be kept")
                 raises, penalty = raises + 1, penalty * 100
                 self._master.penalise(penalty)
                 self._new = 1
@@ -335,7 +336,10 @@ class _Generation:
             return self._ended(Termination.LIMIT, "Time limit reached")
         if block.status == kinds.kInfeasible:
             return self._ended(Termination.INFEASIBLE, "Infeasible")
-        return _whole(self._task, self._line, "a part has no best point")
+        return self._whole("a part has no best point")
+
+    def _whole(self, why: str) -> Answer:
+        return _whole(self._task, self._line, why, time.perf_counter() - self._started)
 
     def _ended(self, termination: Termination, message: str) -> Answer:
         mixed = getattr(self._master, "weights", None)

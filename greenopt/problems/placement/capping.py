@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from greenopt.errors import ModelError
 from greenopt.labelled import FloatArray
 from greenopt.physics import queueing
 from greenopt.problems.placement.eligibility import prefill_statistic, wait_statistic
@@ -65,7 +66,18 @@ def with_levels_at_caps(instance: PlacementInstance, most: int = 4) -> Placement
     most : int
         New levels between two measured ones, at most. Caps differ between pairs of origin and
         site; of more than this, some are taken at even distance in their order, ends included.
+
+    Raises
+    ------
+    ModelError
+        For what is not a placement instance, or no number of levels.
+    InstanceError
+        If something of the instance goes by levels, such as a custom metric.
     """
+    if not isinstance(instance, PlacementInstance):
+        raise ModelError(f"expected a PlacementInstance, got a {type(instance).__name__}")
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise ModelError(f"most is {most!r}; expected a whole number of at least 1")
     profiles = [_capped(instance, profile, most) for profile in instance.profiles]
     return instance.replace(profiles=[profile.model_dump() for profile in profiles])
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from greenopt.labelled import LabelledArray
 from greenopt.physics import carbon, energy, latency, queueing, water
-from greenopt.problems.placement.instance import PlacementInstance
+from greenopt.problems.placement.instance import PlacementInstance, Profile, RequestClass
 from greenopt.problems.placement.metrics import METRICS
 
 PER_REQUEST = ("energy_kwh", "carbon_kg", "water_l", "water_consumption_l", "cost_usd")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 from scipy import sparse
@@ -12,12 +13,7 @@ from greenopt.model import Model, clipped
 from greenopt.problems.placement.eligibility import SLACK
 from greenopt.problems.placement.instance import FLOW_AXES, PlacementInstance
 from greenopt.problems.placement.metrics import METRICS
-from greenopt.problems.placement.queueing import (
-    closer,
-    refined,
-    tangents,
-    touching,
-)
+from greenopt.problems.placement.queueing import Pieces, closer, tangents, touching
 from greenopt.problems.placement.statement import Statement
 
 ROW_UNITS = {
@@ -214,33 +210,37 @@ class Formulation(Statement):
         row_dual : ndarray, shape (n_rows,)
             Multipliers of its rows.
         """
-        if not self.instance.waiting_is_curved:
+        if not self.curved:
             return row_dual
         dual = row_dual.copy()
         dual[model.rows["filled"].slice] = self._touching(model, stage, row_dual)[1]
         return dual
 
-    def finer(self, model: Model, stage: int, row_dual: FloatArray) -> Formulation:
+    def with_pieces(self, pieces: Pieces) -> Self:
+        """The same with other pieces of the curves of waiting."""
+        return type(self)(
+            self.instance, self._everywhere, self._apart, lambda _: pieces, self.curved
+        )
+
+    def finer(self, model: Model, stage: int, row_dual: FloatArray) -> Self:
         """The formulation with points where the tangents of the multipliers touch."""
         at, value = self._touching(model, stage, row_dual)
         useful = np.flatnonzero(value < 0)
-        return Formulation(self.instance, pieces=closer(self.pieces, useful, at[useful]))
+        return self.with_pieces(closer(self.pieces, useful, at[useful]))
 
-    def around(self, x: FloatArray) -> Formulation:
-        """The formulation with points at the utilisations of a plan of `below`."""
-        corners = tangents(self.pieces)
-        filled = np.maximum(x[self.model.columns["filled"].start :][: len(corners.curve)], 0.0)
+    def around(self, x: FloatArray, below: bool = False) -> Self:
+        """The formulation with points at and near the utilisations of a plan, maybe of `below`."""
+        pieces = tangents(self.pieces) if below else self.pieces
+        filled = np.maximum(x[self._filled.start :][: len(pieces.curve)], 0.0)
         n = len(self._curve_run)
-        run = np.bincount(corners.curve, filled, n)
-        busy = np.bincount(corners.curve, filled * corners.utilisation, n)
+        run = np.bincount(pieces.curve, filled, n)
+        busy = np.bincount(pieces.curve, filled * pieces.utilisation, n)
         used = np.flatnonzero(busy > 0)
-        return Formulation(self.instance, pieces=refined(self.pieces, used, busy[used] / run[used]))
+        return self.with_pieces(closer(self.pieces, used, busy[used] / run[used]))
 
-    def below(self) -> Formulation | None:
+    def below(self) -> Self | None:
         """A formulation with tangents for chords, if waiting is a curve: a relaxation."""
-        if not self.instance.waiting_is_curved:
-            return None
-        return Formulation(self.instance, pieces=tangents(self.pieces))
+        return self.with_pieces(tangents(self.pieces)) if self.curved else None
 
     def _touching(
         self, model: Model, stage: int, row_dual: FloatArray
@@ -336,13 +336,14 @@ class Formulation(Statement):
             self._run, "objective per reference request", by_run, name="load"
         )
         if self.instance.reachable is not None:
-            result["reachable"] = self._price_of_mask(model, row_dual, by_run[self._run.slice])
+            result["reachable"] = self._price_of_mask(model, row_dual)
         return result
 
-    def _price_of_mask(
-        self, model: Model, row_dual: FloatArray, load: FloatArray
-    ) -> LabelledArray:
+    def _price_of_mask(self, model: Model, row_dual: FloatArray) -> LabelledArray:
         """How much cheaper the forbidden flows would be, at the prices of everything else.
+
+        Work has no price of its own where nothing runs; there it is what the cheapest instance
+        would cost.
 
         Parameters
         ----------
@@ -350,30 +351,55 @@ class Formulation(Statement):
             With rows that keep earlier stages.
         row_dual : ndarray
             Multipliers of its rows.
-        load : ndarray
-            Those of `load` rows for each column of `instances`.
         """
         free = Formulation(self.instance.replace(reachable=None))
         dual = np.zeros(free.model.matrix.shape[0])
         for name, block in free.model.rows.items():
-            if name == "load":
-                dual[block.start + free._load_row_of_run] = load
-            else:
-                dual[block.slice] = row_dual[model.rows[name].slice]
+            given = model.rows.get(name)  # other flows may need other rows to be whole
+            if name not in {"load", "filled"} and given and given.size == block.size:
+                dual[block.slice] = row_dual[given.slice]
         stage = len([name for name in model.rows if name.startswith("stage_")])
         cost = free.model.stages[stage].c
         for number in range(stage):
             of_stage = row_dual[model.rows[f"stage_{number}"].start]
             cost = cost - of_stage * free.model.stages[number].c
+        price = free.price_of_work(cost - free.model.matrix.T @ dual)
         f = free._flow.codes
-        reduced = (cost - free.model.matrix.T @ dual)[free._flow.slice]
         assert self.instance.reachable is not None
         closed = ~self.instance.reachable[tuple(f[axis] for axis in FLOW_AXES)]
         axes = ("period", "origin", "class")
         gain = np.zeros([len(self.instance.sets[axis]) for axis in axes])
-        np.maximum.at(gain, tuple(f[axis][closed] for axis in axes), -reduced[closed])
+        np.maximum.at(gain, tuple(f[axis][closed] for axis in axes), -price[closed])
         labels = {axis: self.instance.sets[axis] for axis in axes}
         return LabelledArray.from_dense("reachable", "objective per request", labels, gain)
+
+    def price_of_work(self, reduced: FloatArray) -> FloatArray:
+        """Prices of flows, each with the work of the cheapest instances that may do it.
+
+        Parameters
+        ----------
+        reduced : ndarray, shape (n_columns,)
+            Prices of columns without `load` and `filled` rows.
+        """
+        run = reduced[self._run.slice]
+        served = self._served_per_run
+        each = np.divide(run, served, out=np.full_like(run, np.inf), where=served > 0)
+        if self.curved:
+            at, u = self._filled_run, self.pieces.utilisation
+            work = self._run_duration_s[at] * u / self._service_s[self._run_service[at]]
+            cost = run[at] + reduced[self._filled.slice]
+            every = np.divide(cost, work, out=np.full_like(cost, np.inf), where=work > 0)
+            each[self._curve_run] = np.inf
+            np.minimum.at(each, at, every)
+        load = self.model.rows["load"]
+        cheapest = np.full(load.size, np.inf)
+        np.minimum.at(cheapest, self._load_row_of_run, each)
+        if self.instance.load_rule == "at_most":
+            cheapest = np.maximum(cheapest, 0.0)
+        own = self.model.matrix[load.slice][:, self._flow.slice].tocoo()
+        price = reduced[self._flow.slice].copy()
+        np.add.at(price, own.col, own.data * cheapest[own.row])
+        return price
 
     def _by_budget(self, row_values: FloatArray, unit: str) -> dict[str, LabelledArray]:
         """Values on budget rows, one array a budget over the axes its limit has.

@@ -123,5 +123,11 @@ def _unit_entries(rows: list[IntArray], columns: list[IntArray], shape: tuple[in
 
 
 def formulate(instance: PlacementInstance) -> Growing:
-    """Build the model of an instance, with the columns of every profile at every site."""
-    return Growing(instance, everywhere=True)
+    """Build the model of an instance, with the columns of every profile at every site.
+
+    Curves of waiting are in pieces as fine as the optimum needs.
+    """
+    from greenopt.solving import Run, Settings
+
+    growing = Growing(instance, everywhere=True)
+    return Run(instance, Settings(explain=False)).refined(growing)[0] if growing.curved else growing

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 from scipy import sparse
@@ -17,6 +18,7 @@ from greenopt.labelled import FloatArray, LabelledArray
 from greenopt.model import Block, Model
 from greenopt.problems.placement.formulation import Formulation
 from greenopt.problems.placement.instance import PlacementInstance
+from greenopt.problems.placement.queueing import Pieces, chords
 from greenopt.ruling import Rule
 
 RULES: dict[str, str] = {
@@ -42,28 +44,51 @@ class Ruled(Formulation):
         Keys of `RULES`, or "first-mode" and "full-load", in order of precedence. "first-mode"
         uses modes in the order of the instance, the next one when the one before is full;
         "full-load" runs instances at their highest level only.
+    pieces : callable
+        As for `Statement`.
     """
 
-    def __init__(self, instance: PlacementInstance, *wanted: str) -> None:
-        super().__init__(instance)
+    def __init__(
+        self,
+        instance: PlacementInstance,
+        *wanted: str,
+        pieces: Callable[[FloatArray], Pieces] = chords,
+    ) -> None:
+        super().__init__(instance, pieces=pieces)
+        self._wanted = wanted
         if "full-load" in wanted:
             self.model = self._full_load()
-        self.rules = [self._rule(name) for name in wanted if name != "full-load"]
+        self._group = self._period
+        if "round-robin" in wanted:
+            self._add_excess()
+        served = [self._served()] if instance.unmet_allowed else []
+        self.rules = served + [self._rule(name) for name in wanted if name != "full-load"]
 
-    def finer(self, model: Model, stage: int, row_dual: FloatArray) -> Formulation:
-        """No finer pieces: the rule's rows belong to this model."""
-        return self
+    def with_pieces(self, pieces: Pieces) -> Self:
+        """The same rules with other pieces of the curves of waiting."""
+        return type(self)(self.instance, *self._wanted, pieces=lambda _: pieces)
+
+    def below(self) -> None:
+        """None: rules are followed on chords, and `follow` makes them finer."""
+        return None
+
+    def _served(self) -> Rule:
+        """Before any rule, as many requests are served as can be: nobody is left to save."""
+        cost = np.zeros(self.model.matrix.shape[1])
+        cost[self.model.columns["unmet"].slice] = 1.0
+        return Rule(cost, self._group)
 
     def marginals_of(self, model: Model, row_dual: FloatArray) -> dict[str, LabelledArray]:
         """None: multipliers of a rule's model prove nothing about the instance."""
         return {}
 
     def _rule(self, name: str) -> Rule:
-        if name == "round-robin":
-            return self._round_robin()
         cost = np.zeros(self.model.matrix.shape[1])
-        cost[self._flow.slice] = _COSTS[name](self)
-        return Rule(cost, self._period)
+        if name == "round-robin":  # as little as can be above equal shares
+            cost[self.model.columns["above_share"].slice] = 1.0
+        else:
+            cost[self._flow.slice] = _COSTS[name](self)
+        return Rule(cost, self._group)
 
     def _full_load(self) -> Model:
         """The model without instances below their highest level."""
@@ -73,25 +98,26 @@ class Ruled(Formulation):
         upper[self._run.slice][lower] = 0.0
         return replace(self.model, column_upper=upper)
 
-    def _round_robin(self) -> Rule:
-        """Equal shares as far as sites can be reached and have room: least requests above them.
+    def _add_excess(self) -> None:
+        """Columns for what (period, origin, class, site) has above an equal share of its requests.
 
-        The model gets a column for what (period, origin, class, site) has above its share.
+        Shares are of the sites that can be reached.
         """
         inst, f = self.instance, self._flow.codes
         axes = ("period", "origin", "class", "site")
         shape = [len(inst.sets[axis]) for axis in axes]
+        # A class that may wait is shared out over the horizon, not period by period.
+        waits = np.array([k.deferral_limit_s is not None for k in inst.classes])
+        at = {**f, "period": np.where(waits[f["class"]], 0, f["period"])}
         keys, cell = np.unique(
-            np.ravel_multi_index([f[axis] for axis in axes], shape), return_inverse=True
+            np.ravel_multi_index([at[axis] for axis in axes], shape), return_inverse=True
         )
         codes = dict(zip(axes, np.unravel_index(keys, shape), strict=True))
-        demand = self._servable[codes["period"], codes["origin"], codes["class"]]
+        requests = np.where(waits, inst.demand_requests.sum(axis=0), inst.demand_requests)
+        demand = requests[codes["period"], codes["origin"], codes["class"]]
         sites = np.bincount(keys // shape[-1])[keys // shape[-1]]  # that the class can reach
         self.model = _with_excess(self.model, self._flow, codes, cell, demand / sites, 2 * demand)
-        excess = self.model.columns["above_share"]
-        cost = np.zeros(self.model.matrix.shape[1])
-        cost[excess.slice] = 1.0
-        return Rule(cost, np.append(self._period, codes["period"]))
+        self._group = np.append(self._period, codes["period"])
 
     def _per_site(self, grid: FloatArray) -> FloatArray:
         return np.asarray(grid[self._flow.codes["period"], self._flow.codes["site"]])
@@ -100,7 +126,8 @@ class Ruled(Formulation):
         """GPU time of a request at full load."""
         rate = np.array([service.profile.levels[-1].requests_per_s for service in self.services])
         p = self._flow_service
-        return np.asarray(self._work[self._flow.codes["class"], p] * self._gpus[p] / rate[p])
+        work = self._work[self._flow.codes["class"], p] * self._gpus[p]
+        return np.asarray(np.divide(work, rate[p], out=np.zeros_like(work), where=rate[p] > 0))
 
     def _round_trip_s(self) -> FloatArray:
         f = self._flow.codes

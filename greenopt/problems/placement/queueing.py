@@ -9,8 +9,8 @@ import numpy as np
 from greenopt.labelled import FloatArray, IntArray
 from greenopt.physics.queueing import waiting_share
 
-INTERVALS = 16
-"""Pieces of every curve to begin with."""
+INTERVALS, FINE = 16, 64
+"""Pieces of every curve to begin with, and where nothing refines them."""
 
 CLOSE = 1e-9
 """Points of utilisation nearer to each other than this are one."""
@@ -45,12 +45,20 @@ class Pieces(NamedTuple):
         return np.flatnonzero(np.diff(self.curve, append=-1))
 
 
-def chords(most: FloatArray) -> Pieces:
+def chords(most: FloatArray, intervals: int = INTERVALS, power: float = 1.0) -> Pieces:
     """Points between an idle instance and the utilisation `most` of each curve."""
-    share = np.arange(INTERVALS + 1) / INTERVALS
+    share = (np.arange(intervals + 1) / intervals) ** power
     utilisation = 1 - (1 - most[:, None]) ** share
     utilisation[:, -1] = most
-    return _on_curve(np.repeat(np.arange(len(most)), INTERVALS + 1), utilisation.ravel())
+    return _on_curve(np.repeat(np.arange(len(most)), intervals + 1), utilisation.ravel())
+
+
+def fine_tangents(most: FloatArray) -> Pieces:
+    """Corners of many tangents of each curve, for a relaxation that nothing refines.
+
+    They are closer to each other near idleness, where waiting is a small part of itself.
+    """
+    return tangents(chords(most, FINE, 2.0))
 
 
 def closer(pieces: Pieces, curve: IntArray, utilisation: FloatArray) -> Pieces:

@@ -28,6 +28,7 @@ from greenopt.problems.placement.eligibility import (
 from greenopt.problems.placement.formulation import Formulation
 from greenopt.problems.placement.instance import PlacementInstance, Profile
 from greenopt.problems.placement.metrics import METRICS, leaves
+from greenopt.problems.placement.queueing import fine_tangents
 
 KINDS = (
     "balance",
@@ -211,10 +212,11 @@ class _Maker:
 
     def _formulation(self) -> Formulation:
         """The open model, with GPUs that no requirement comes up against."""
-        keys = _level_keys(self.instance)
-        found = Formulation(opened(self.instance), True, keys)
+        # Tangents: what has no plan below the curves of waiting has none.
+        keys, curved = _level_keys(self.instance), self.instance.waiting_is_curved
+        found = Formulation(opened(self.instance), True, keys, fine_tangents, curved)
         if more := _more_for_budgets(found.model):
-            return Formulation(opened(self.instance, more), True, keys)
+            return Formulation(opened(self.instance, more), True, keys, fine_tangents, curved)
         return found
 
     def made(self) -> PlacementRequirements:

@@ -6,7 +6,7 @@ groups, objective terms and budgets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -74,8 +74,10 @@ class Statement:
         Give every site the columns of every profile, also where it has no GPUs.
     apart : sequence of sequence of hashable, optional
         A key for each level of each profile; levels of different keys are in different groups.
-    pieces : Pieces, optional
-        Of the curves of waiting; chords to begin with.
+    pieces : callable
+        From the largest utilisation of each curve of waiting to its pieces.
+    curved : bool, optional
+        Whether waiting is a curve, if not as the instance says.
 
     Attributes
     ----------
@@ -88,9 +90,12 @@ class Statement:
         instance: PlacementInstance,
         everywhere: bool = False,
         apart: LevelKeys | None = None,
-        pieces: Pieces | None = None,
+        pieces: Callable[[FloatArray], Pieces] = chords,
+        curved: bool | None = None,
     ) -> None:
         self.instance = instance
+        self.curved = instance.waiting_is_curved if curved is None else curved
+        self._everywhere, self._apart = everywhere, apart
         self.services = services(instance, everywhere, apart)
         self.duration_s = np.array(instance.periods.duration_s)
         self._block_begin = np.cumsum([0, *instance.blocks[:-1]])  # first period of each block
@@ -110,7 +115,7 @@ class Statement:
         self._builder = Builder(instance.name, labels)
         self._flow, self._flow_service = self._add_flow()
         self._run, self._run_service, self._run_upper = self._add_instances()
-        if instance.waiting_is_curved:
+        if self.curved:
             self._add_filled(pieces)
         if instance.counts_instances:
             self._add_running()
@@ -194,11 +199,11 @@ class Statement:
             by_demand = np.where(served > 0, needed[t] / served, np.inf)
         return np.minimum(by_gpus, by_demand)
 
-    def _add_filled(self, pieces: Pieces | None) -> None:
+    def _add_filled(self, pieces: Callable[[FloatArray], Pieces]) -> None:
         """Instances by utilisation, where they wait along a curve."""
         here = (self._service_s[self._run_service] > 0) & (self._rates > 0)
         self._curve_run = np.flatnonzero(here)  # position of the instances column of each curve
-        self.pieces = pieces or chords(self._full[self._curve_run])
+        self.pieces = pieces(self._full[self._curve_run])
         at, number = self._curve_run[self.pieces.curve], self.pieces.number
         codes = {**{axis: c[at] for axis, c in self._run.codes.items()}, "point": number}
         points = tuple(str(i) for i in range(number.max(initial=-1) + 1))
@@ -452,9 +457,7 @@ class Statement:
 
     @cached_property
     def _waiting_s(self) -> FloatArray:
-        """Variability times the length of the period: request-seconds of waiting on an instance for
-        each request that would wait there at a variability of 1.
-        """
+        """Request-seconds waited on an instance, by requests waiting at a variability of 1."""
         queues = [service.profile.queue for service in self.services]
         law = [variability(q.service_cv2, q.arrival_cv2) if q else 0.0 for q in queues]
         return np.array(law)[self._run_service] * self._run_duration_s
@@ -489,7 +492,7 @@ class Statement:
                 return {}
             return {"startup_waits": self._startup_s[self._wait_service]}
         if name == "ttft_queue_request_s":
-            if inst.waiting_is_curved:
+            if self.curved:
                 return {"filled": self._waiting_s[self._filled_run] * self.pieces.waiting}
             return {"instances": self._waiting_s * waiting_share(self._full)}
         if name == "deferral_request_s":

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from greenopt.datasets._tables import AnyPath, Table, read_table
 from greenopt.errors import InputError, InstanceError, Problem
 from greenopt.problems.placement.builders import _parts
 from greenopt.problems.placement.builders._parts import Argument
-from greenopt.datasets._tables import AnyPath, Table, read_table
 from greenopt.problems.placement.instance import PlacementInstance
 
 CASPER_CARBON_SIGNAL: Mapping[str, Any] = {

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from greenopt.datasets._tables import AnyPath, read_table
 from greenopt.errors import InputError, Problem
 from greenopt.problems.placement.builders import _parts
-from greenopt.datasets._tables import AnyPath, read_table
 from greenopt.problems.placement.instance import PlacementInstance
 
 EGLB_START = "2022-09-22T00:00Z"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from greenopt.datasets._tables import AnyPath, read_table
 from greenopt.errors import InstanceError, Problem
 from greenopt.files import read_json
 from greenopt.problems.placement.builders import _parts
 from greenopt.problems.placement.builders._parts import Argument
-from greenopt.datasets._tables import AnyPath, read_table
 from greenopt.problems.placement.instance import PlacementInstance
 
 FREESH_START = "2025-01-01T00:00Z"

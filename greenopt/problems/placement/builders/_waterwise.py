@@ -11,17 +11,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from greenopt.errors import InputError, InstanceError, Problem
-from greenopt.files import read_json
-from greenopt.physics.water import make_up_wue_l_per_kwh
-from greenopt.problems.placement.builders import _parts
-from greenopt.problems.placement.builders._parts import Argument
 from greenopt.datasets._tables import (
     AnyPath,
     is_finite,
     read_column,
     read_list,
 )
+from greenopt.errors import InputError, InstanceError, Problem
+from greenopt.files import read_json
+from greenopt.physics.water import make_up_wue_l_per_kwh
+from greenopt.problems.placement.builders import _parts
+from greenopt.problems.placement.builders._parts import Argument
 from greenopt.problems.placement.instance import PlacementInstance
 
 WATERWISE_REGIONS = ("zurich", "madrid", "oregon", "milan", "mumbai")
