@@ -118,12 +118,12 @@ def moves(tested: Tested) -> str:
     low, high = (pick(real, key=lambda c: savings[c].mean) for pick in (min, max))
     base = tested.saving(tested.base.values())
     sentences = [
-        "Most requests move with "
-        + listed(f"{what(case)} by {tested.moved(case).mean:.0f}%" for case in real[:4])
+        "What moves most requests to another site: "
+        + listed(f"{what(case)} {tested.moved(case).mean:.0f}%" for case in real[:4])
         + f". Two solvers' plans for the same day differ by up to {noise:.2g}%, so less than that "
         "is no difference.",
-        "Where the base's plan can be kept, its regret is largest for "
-        + listed(f"{what(case)} with {kept[case].mean:.1f}%" for case in order[:3])
+        "Where the base's plan can be kept, its regret is largest: "
+        + listed(f"{what(case)} {kept[case].mean:.1f}%" for case in order[:3])
         + ".",
         f"Regret stays below {NO_REGRET:g}% on every day for " + listed(map(what, small)) + ".",
         "The base's plan cannot be kept, on some day at least, under "

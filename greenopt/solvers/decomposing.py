@@ -42,6 +42,9 @@ PENALTY, RAISES = 100.0, 3
 """Price of breaking a coupling row, in optima of the parts alone, and how often it may be
 raised hundredfold before the whole model is handed to HiGHS for a verdict."""
 
+STALLED = 3
+"""Rounds that change neither the mixture's value nor the bound, after which it ends."""
+
 PRIMAL = 4
 """The primal simplex, as value of HiGHS's simplex_strategy: costs change, bases stay feasible."""
 
@@ -277,12 +280,16 @@ class _Generation:
         failed = self._price_out(price)
         if failed is not None:
             return failed
-        penalty, raises = PENALTY, 0
+        penalty, raises, before = PENALTY * len(self._blocks), 0, (np.inf, -np.inf, 0)
         self._master.penalise(penalty)
         while True:
             if not self._master.solve():
                 return self._whole("the master program failed")
-            if self._closed() or not self._new:  # no new point: nothing but rounding is left
+            now = (self._master.value, self._bound)
+            stalled = before[2] + 1 if now == before[:2] else 0
+            before = (*now, stalled)
+            # Nothing but rounding is left where no point is new, or none makes a difference.
+            if self._closed() or not self._new or stalled == STALLED:
                 if self._master.broken <= ROUNDING * 10:
                     return self._ended(Termination.OPTIMAL, "Optimal")
                 if raises == RAISES:
@@ -314,7 +321,7 @@ class _Generation:
             self._iterations += block.iterations
             values.append(block.value)
         if first:
-            self._master.unit = 1.0 + float(np.abs(values).sum())
+            self._master.unit = 1.0 + float(np.abs(values).mean())  # tolerances are relative to it
         self._new = 0
         for number, block in enumerate(self._blocks):
             if first or block.value < self._master.of_part[number] - 1e-12 * abs(block.value):

@@ -218,9 +218,7 @@ class Formulation(Statement):
 
     def with_pieces(self, pieces: Pieces) -> Self:
         """The same with other pieces of the curves of waiting."""
-        return type(self)(
-            self.instance, self._everywhere, self._apart, lambda _: pieces, self.curved
-        )
+        return type(self)(self.instance, self._everywhere, self._apart, lambda _: pieces)
 
     def finer(self, model: Model, stage: int, row_dual: FloatArray) -> Self:
         """The formulation with points where the tangents of the multipliers touch."""

@@ -213,10 +213,10 @@ class _Maker:
     def _formulation(self) -> Formulation:
         """The open model, with GPUs that no requirement comes up against."""
         # Tangents: what has no plan below the curves of waiting has none.
-        keys, curved = _level_keys(self.instance), self.instance.waiting_is_curved
-        found = Formulation(opened(self.instance), True, keys, fine_tangents, curved)
+        keys = _level_keys(self.instance)
+        found = Formulation(opened(self.instance), True, keys, fine_tangents)
         if more := _more_for_budgets(found.model):
-            return Formulation(opened(self.instance, more), True, keys, fine_tangents, curved)
+            return Formulation(opened(self.instance, more), True, keys, fine_tangents)
         return found
 
     def made(self) -> PlacementRequirements:
@@ -330,6 +330,13 @@ class _Maker:
         rows, c = self._rows("load")
         self.model.row_lower[rows] = 0.0
         self.lower[rows] = self._grouped("load_rule", c, ("model", "mode"))
+        if filled := self.model.columns.get("filled"):  # exact loads leave no utilisation but full
+            leaf = np.full([len(self.model.labels[axis]) for axis in ("model", "mode")], -1)
+            leaf[c["model"], c["mode"]] = self.lower[rows]
+            f = filled.codes
+            last = np.append(np.diff(f["point"]) < 0, True)
+            own = leaf[f["model"], f["mode"]][~last]
+            self._close(filled.positions[~last], own, np.full(len(own), np.inf))
 
     def _grouped(self, kind: str, codes: Mapping[str, IntArray], axes: Sequence[str]) -> IntArray:
         """A requirement for each combination of some axes that occurs, and that of each row."""

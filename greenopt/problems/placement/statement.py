@@ -76,8 +76,6 @@ class Statement:
         A key for each level of each profile; levels of different keys are in different groups.
     pieces : callable
         From the largest utilisation of each curve of waiting to its pieces.
-    curved : bool, optional
-        Whether waiting is a curve, if not as the instance says.
 
     Attributes
     ----------
@@ -91,10 +89,9 @@ class Statement:
         everywhere: bool = False,
         apart: LevelKeys | None = None,
         pieces: Callable[[FloatArray], Pieces] = chords,
-        curved: bool | None = None,
     ) -> None:
         self.instance = instance
-        self.curved = instance.waiting_is_curved if curved is None else curved
+        self.curved = instance.waiting_is_curved
         self._everywhere, self._apart = everywhere, apart
         self.services = services(instance, everywhere, apart)
         self.duration_s = np.array(instance.periods.duration_s)
