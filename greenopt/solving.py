@@ -22,8 +22,6 @@ from greenopt.problems import PROBLEMS, part
 from greenopt.results import NUMERICAL_FLOOR, Solution, StageResult, Status, closes
 from greenopt.solvers import RawResult, StartReport, Termination, find, solve_model
 
-"""Methods usable for every problem."""
-
 ATTEMPTS: tuple[dict[str, Any], ...] = (
     {},
     {"dual_tolerance": 1e-9},
