@@ -328,7 +328,7 @@ class Run:
                 break
             with self._timed("build"):
                 prices = None if whole or not self._prices else self._prices[unproved[0]]
-                finer = formulation.finer(*prices) if prices else formulation.around(x)
+                finer = formulation.finer(x, *prices) if prices else formulation.around(x)
             better = self._stages(finer)
             if better[0].termination != Termination.OPTIMAL:
                 break  # out of time: the coarser plan stays

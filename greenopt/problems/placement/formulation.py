@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from scipy import sparse
 
-from greenopt.labelled import FloatArray, LabelledArray
+from greenopt.labelled import FloatArray, IntArray, LabelledArray
 from greenopt.model import Model, clipped
 from greenopt.problems.placement.eligibility import SLACK
 from greenopt.problems.placement.instance import FLOW_AXES, PlacementInstance
@@ -220,21 +220,26 @@ class Formulation(Statement):
         """The same with other pieces of the curves of waiting."""
         return type(self)(self.instance, self._everywhere, self._apart, lambda _: pieces)
 
-    def finer(self, model: Model, stage: int, row_dual: FloatArray) -> Self:
-        """The formulation with points where the tangents of the multipliers touch."""
+    def finer(self, x: FloatArray, model: Model, stage: int, row_dual: FloatArray) -> Self:
+        """The formulation with points near a plan's and where the tangents of multipliers touch."""
         at, value = self._touching(model, stage, row_dual)
         useful = np.flatnonzero(value < 0)
-        return self.with_pieces(closer(self.pieces, useful, at[useful]))
+        pieces = closer(self.pieces, useful, at[useful])
+        return self.with_pieces(closer(pieces, *self._in_use(x, self.pieces)))
 
     def around(self, x: FloatArray, below: bool = False) -> Self:
         """The formulation with points at and near the utilisations of a plan, maybe of `below`."""
-        pieces = tangents(self.pieces) if below else self.pieces
+        used = self._in_use(x, tangents(self.pieces) if below else self.pieces)
+        return self.with_pieces(closer(self.pieces, *used))
+
+    def _in_use(self, x: FloatArray, pieces: Pieces) -> tuple[IntArray, FloatArray]:
+        """Curves on which instances serve, and their utilisation."""
         filled = np.maximum(x[self._filled.start :][: len(pieces.curve)], 0.0)
         n = len(self._curve_run)
         run = np.bincount(pieces.curve, filled, n)
         busy = np.bincount(pieces.curve, filled * pieces.utilisation, n)
         used = np.flatnonzero(busy > 0)
-        return self.with_pieces(closer(self.pieces, used, busy[used] / run[used]))
+        return used, busy[used] / run[used]
 
     def below(self) -> Self | None:
         """A formulation with tangents for chords, if waiting is a curve: a relaxation."""

@@ -31,7 +31,11 @@ BLOCKS = {
     "instance_limits": {"running", "instance_limit"},
     "whole_requests": {"whole_flow", "whole"},
     "deferral": {"deferred", "deadline"},
+    "queue": {"filled"},
 }
+TOGETHER = {"queue": ["at_most"]}
+"""Features without which another one brings no block of its own."""
+
 WHOLE = {
     "whole_instances": {"instances", "running"},
     "whole_requests": {"flow", "whole_flow"},
@@ -96,7 +100,7 @@ def test_same_matrix_feature_by_feature(feature: str | None, seed: int) -> None:
 @pytest.mark.parametrize("feature", FEATURES[len(CORE_FEATURES) :])
 def test_new_columns_and_rows_are_there(feature: str) -> None:
     """Each feature that counts or defers brings the blocks it is about, and whole numbers."""
-    instances = [draw(seed, [feature]) for seed in range(6)]
+    instances = [draw(seed, [feature, *TOGETHER.get(feature, [])]) for seed in range(6)]
     found = [of_arrays(to_model(instance), 0) for instance in instances]
     names = {key[0] for one in found for key in (*one.columns, *one.rows)}
     assert BLOCKS.get(feature, set()) <= names
@@ -148,6 +152,7 @@ def test_solutions_are_optimal_checked_and_proved(
     "features",
     [
         ["budgets", "mask", "max_sites"],
+        ["queue", "at_most", "budgets"],
         ["whole_instances", "startup", "min_up", "at_most"],
         ["whole_requests", "deferral", "blocks"],
     ],
