@@ -26,6 +26,7 @@ from greenopt.solving import (
     CHECK_TOLERANCE,
     EXPLANATION_LIMIT_S,
     NUMERICAL_FLOOR,
+    REFINED_SEARCHES,
     REFINEMENTS,
     solve,
 )
@@ -58,6 +59,7 @@ myst_substitutions = {
     "explanation_limit": f"{EXPLANATION_LIMIT_S:g}",
     "wide": f"{WIDE:.0e}",
     "refinements": f"{REFINEMENTS}",
+    "refined_searches": f"{REFINED_SEARCHES}",
     "intervals": f"{queueing.INTERVALS}",
     "dense_share": f"{decomposing.DENSE:.1%}",
     "least_dense": f"{decomposing.LEAST_DENSE}",

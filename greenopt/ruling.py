@@ -75,8 +75,10 @@ def follow(
     if formulation.curved:  # pieces that the best plan needs, at least
         exact = best.refined(exact)[0]
         formulation = formulation.with_pieces(exact.pieces)
-    run = Run(instance, replace(settings, bound=False), time_limit)
+    run = Run(instance, replace(settings, bound=False, explain=False), time_limit)
     solution = _followed(run, formulation)
+    if solution.status == Status.INFEASIBLE:
+        return _explained(replace(solution, method=method), instance, settings, time_limit)
     for _ in range(REFINEMENTS if formulation.curved else 0):
         if not solution.decision or _is_fine(formulation, solution, settings.gap):
             break
@@ -101,6 +103,19 @@ def _followed(run: Run, formulation: Any) -> Solution:
             break  # the model without this rule's rows says what is the matter
         formulation.model = _kept(formulation.model, rule, raw.x, f"rule_{number}")
     return run.solution(formulation)
+
+
+def _explained(
+    solution: Solution, instance: Instance, settings: Settings, time_limit: float | None
+) -> Solution:
+    """No plan, and whether that is the instance's fault or the rule's."""
+    if settings.explain:
+        best = Run(instance, replace(settings, bound=False), time_limit).solution()
+        text = f"the instance has plans, but none by the rules of {solution.method}"
+        solution.report["explanation"] = (
+            [text] if best.decision else best.report.get("explanation", [])
+        )
+    return solution
 
 
 def _is_fine(formulation: Any, solution: Solution, gap: float) -> bool:

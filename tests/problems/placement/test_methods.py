@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles.plans import queued
+from conftest import ROOT
+from oracles.plans import chat, queued
 from oracles.tiny import CORE_FEATURES, random_document
 
 import greenopt as go
@@ -145,6 +146,45 @@ def test_several_wishes_in_order() -> None:
             (profile,) = [p for p in instance.profiles if (p.model, p.mode) == (model, mode)]
             assert level == len(profile.levels) - 1
     assert solution.objective >= go.solve(instance, "nearest").objective - 1e-6
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nobody_is_left_to_save(rule: str) -> None:
+    """Where requests may go unserved at a price, rules serve all there is room for."""
+    k = chat(unmet_price_usd=10.0)
+    terms = [{"metric": "cost_usd", "weight": 1.0}, {"metric": "unmet_usd", "weight": 1.0}]
+    for gpus, unmet in ((15.0, 0.0), (10.0, 800.0)):
+        instance = two_sites(
+            classes=[k], gpus={"axes": [], "values": gpus}, objective=[{"terms": terms}]
+        )
+        solution = go.solve(instance, rule)
+        assert solution.metrics["unmet_requests"] == pytest.approx(unmet, abs=1.0)
+
+
+def test_round_robin_of_those_who_wait() -> None:
+    """Requests that may wait are shared out over the horizon, not twice as often as they come."""
+    instance = two_sites(
+        periods={"start": ["2023-01-01T00:00Z", "2023-01-01T01:00Z"], "duration_s": [3600.0] * 2},
+        demand_requests={"axes": ["period", "origin"], "values": [[3000.0, 0.0], [1000.0, 0.0]]},
+        classes=[chat(deferral_limit_s=3600.0)],
+        carbon_g_per_kwh=[[500.0, 500.0], [100.0, 100.0]],
+    )
+    assert shares(go.solve(instance, "round-robin"))[0] == pytest.approx([2000, 2000], rel=1e-5)
+
+
+def test_rules_without_a_plan() -> None:
+    """What only the rule rules out is not blamed on the instance."""
+    instance = go.load(ROOT / "instances" / "placement" / "quick.json")
+    wishes = ("nearest", "full-load")
+    solution = follow(instance, Ruled(instance, *wishes), "naive", Settings())
+    assert solution.status == Status.INFEASIBLE
+    assert solution.report["explanation"] == [
+        "the instance has plans, but none by the rules of naive"
+    ]
+    none = two_sites(gpus={"axes": [], "values": 1.0})
+    solution = go.solve(none, "nearest")
+    assert solution.status == Status.INFEASIBLE
+    assert any("GPUs" in line for line in solution.report["explanation"])
 
 
 def test_unknown_methods_are_refused() -> None:
