@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from oracles.canonical import differences, of_arrays, of_pyomo
 
 import greenopt as go
+from greenopt.io import to_model
 from greenopt.problems.placement.eligibility import services
 from greenopt.problems.placement.formulation import formulate
 from greenopt.problems.placement.instance import PlacementInstance
@@ -167,3 +169,40 @@ def test_best_known_values_are_bounds(name: str) -> None:
     assert best["sha256"] == world(name).sha256
     gap = (best["objective"] - best["bound"]) / best["objective"]
     assert -1e-9 <= gap <= (5e-3 if name == "world-day-integer" else 1e-9)
+
+
+def reduced(instance: PlacementInstance) -> PlacementInstance:
+    """Four quarter-hours at noon, three origins and four sites of an instance."""
+    t, o, s = np.arange(48, 52), [0, 5, 8], [0, 4, 6, 8]
+    masked = instance.reachable is not None
+    names = [instance.origins[i] for i in o] + [instance.sites[i] for i in s]
+    by_site = ("carbon_g_per_kwh", "price_usd_per_mwh", "pue", "wue_l_per_kwh", "ewif_l_per_kwh")
+    return instance.replace(
+        periods={
+            "start": [instance.periods.start[i] for i in t],
+            "duration_s": [instance.periods.duration_s[i] for i in t],
+        },
+        origins=[instance.origins[i] for i in o],
+        sites=[instance.sites[i] for i in s],
+        demand_requests=instance.demand_requests[np.ix_(t, o)],
+        gpus=instance.gpus[np.ix_(t, s)],
+        cycles_of_concentration=instance.cycles_of_concentration[s],
+        rtt_s=instance.rtt_s[np.ix_(o, s)],
+        last_mile_s=instance.last_mile_s[o],
+        egress_usd_per_gb=instance.egress_usd_per_gb[np.ix_(o, s)],
+        reachable=instance.reachable[np.ix_(t, o)][:, :, :, s] if masked else None,
+        hold_periods=None if instance.hold_periods is None else [4],
+        locations={name: at for name, at in (instance.locations or {}).items() if name in names},
+        **{field: getattr(instance, field)[np.ix_(t, s)] for field in by_site},
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "day" in name])
+def test_pyomo_states_the_same_of_a_reduced_version(name: str) -> None:
+    """Four periods, three origins and four sites: the same matrix as Pyomo's, and a proved plan."""
+    small = reduced(world(name))
+    assert differences(of_arrays(to_model(small), 0), of_pyomo(go.to_pyomo(small))) == []
+    solution = go.solve(small, gap=5e-3 if name.endswith("integer") else 1e-6)
+    assert solution.status == go.Status.OPTIMAL
+    assert go.check(small, solution).ok
+    assert go.certify(small, solution).ok
