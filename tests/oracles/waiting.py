@@ -10,11 +10,14 @@ from pyomo.environ import ConcreteModel, Constraint, NonNegativeReals, Var, quic
 
 import greenopt as go
 
-FINENESS = (1000.0, 300.0, 100.0)
-"""Units in the instances that all work keeps busy, the next if SCIP's LP solver gives one up.
+FINENESS = 300.0
+"""Units in the instances that all work keeps busy.
 
-SCIP holds cones with a tolerance of 1e-6 in these units, so more of them are more exact.
+SCIP holds a cone with a tolerance of 1e-6 in these units: fewer are less exact. With many more, or
+at its normal scaling, the LP solver in it now and then fails or does not end.
 """
+
+AGGRESSIVE_SCALING = {"lp/scaling": 2}
 
 
 def true_optimum(
@@ -36,29 +39,20 @@ def true_optimum(
     bound, value : float
         SCIP's bound and best value; both infinite if there is no plan.
     """
-    result = _solved(instance, gap, time_limit)
+    result = SolverFactory("scip_direct").solve(
+        with_curves(instance),
+        load_solutions=False,
+        raise_exception_on_nonoptimal_result=False,
+        rel_gap=gap,
+        time_limit=time_limit,
+        solver_options=AGGRESSIVE_SCALING,
+    )
     if result.incumbent_objective is None:
         return math.inf, math.inf
     return float(result.objective_bound), float(result.incumbent_objective)
 
 
-def _solved(instance: go.PlacementInstance, gap: float, time_limit: float) -> Any:
-    for fineness in FINENESS:
-        try:
-            return SolverFactory("scip_direct").solve(
-                with_curves(instance, fineness),
-                load_solutions=False,
-                raise_exception_on_nonoptimal_result=False,
-                rel_gap=gap,
-                time_limit=time_limit,
-            )
-        except Exception as error:
-            if "error in LP solver" not in str(error):
-                raise
-    raise AssertionError(f"SCIP's LP solver solves {instance.name} at none of {FINENESS}")
-
-
-def with_curves(instance: go.PlacementInstance, fineness: float = FINENESS[0]) -> ConcreteModel:
+def with_curves(instance: go.PlacementInstance) -> ConcreteModel:
     """The Pyomo statement of the first stage, with curves for chords.
 
     With y instances at a level, b of them busy in the mean (b = u y), the curve is
@@ -67,7 +61,6 @@ def with_curves(instance: go.PlacementInstance, fineness: float = FINENESS[0]) -
     that the other columns did, so the rest of the statement stays as it is.
     """
     model = go.to_pyomo(instance)
-    model.fineness = fineness
     levels = list(model.filled_row)
     model.busy = Var(levels, domain=NonNegativeReals)
     model.spare = Var(levels, domain=NonNegativeReals)
@@ -99,7 +92,7 @@ def _unit(model: ConcreteModel, t: int, n: int, m: int) -> float:
         for k in data.classes
         if data.model_of[k] == n
     )
-    return work * data.profiles[n, m].queue.service_s / data.delta[t] / model.fineness or 1.0
+    return work * data.profiles[n, m].queue.service_s / data.delta[t] / FINENESS or 1.0
 
 
 def _worked(model: ConcreteModel, t: int, s: int, n: int, m: int, ell: int) -> Any:

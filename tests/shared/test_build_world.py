@@ -94,6 +94,7 @@ def test_utilisation_is_the_share_of_gpus_needed() -> None:
         periods={"start": instance.periods.start[t : t + 1], "duration_s": [3600.0]},
         origins=instance.origins[:1],
         sites=instance.sites[:1],
+        locations=None,
         demand_requests=instance.demand_requests[t : t + 1].sum(axis=1, keepdims=True),
         gpus=instance.gpus[t : t + 1].sum(axis=1, keepdims=True),
         cycles_of_concentration=instance.cycles_of_concentration[:1],
