@@ -575,7 +575,7 @@ def _verdict(certificate: Any, gap: float) -> tuple[str, int]:
     if any(stage.kind.startswith("claimed") for stage in certificate.stages):
         text = "not proved optimal: nothing is wrong, but a search's bound is a claim"
         return f"{text} (--reprove SOLVER asks another)", NOT_AS_ASKED
-    text = f"NOT ok: the bound is proved, but not optimality to a gap of {gap:g}"
+    text = f"not optimal: the bound is proved, but not optimality to a gap of {gap:g}"
     return text, NOT_AS_ASKED
 
 

@@ -68,6 +68,9 @@ MOMENTS = 6
 LARGEST_CIRCLE_PT, WIDEST_ARC_PT = 26.0, 5.0
 """Diameter of the largest circle and width of the widest arc of a map, points."""
 
+FEW = 10
+"""Sites that have a colour of the usual cycle each, and room for figures."""
+
 LONG = 120
 """With more periods, a panel is as wide as the figure."""
 
@@ -247,19 +250,27 @@ def _label_periods(ax: Any, starts: tuple[str, ...]) -> None:
 
 def _draw_requests(ax: Any, solution: Solution) -> None:
     """Requests served by site over time, stacked."""
+    from matplotlib import colormaps
+
     served = np.array(solution.metrics_by["period,site"]["requests"], dtype=float)
     most = served.sum(axis=1).max()
     unit, name = (1e6, "millions of requests") if most >= 1e6 else (1.0, "requests")
     edges = np.arange(len(served) + 1) - 0.5
     steps = np.vstack([served, served[-1:]]) / unit
-    ax.stackplot(edges, steps.T, step="post", labels=solution.sets["site"])
+    sites = solution.sets["site"]
+    many = len(sites) > FEW
+    colours = colormaps["tab20"](np.arange(20)) if many else None
+    ax.stackplot(edges, steps.T, step="post", labels=sites, colors=colours)
     ax.set_xlim(edges[0], edges[-1])
-    ax.set_title(f"Served by site, {name} per period", fontsize=10)
+    ax.set_title(f"{name.capitalize()} by site", fontsize=10)
     _label_periods(ax, solution.sets["period"])
     ax.tick_params(axis="y", labelsize=8)
     ax.set_ylim(0, 1.45 * most / unit or 1.0)  # head room for the legend
     handles, names = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], names[::-1], fontsize=7, ncols=3, loc="upper left")
+    small = (
+        {"fontsize": 5.5, "columnspacing": 0.8, "handlelength": 1.0} if many else {"fontsize": 7}
+    )
+    ax.legend(handles[::-1], names[::-1], ncols=3, loc="upper left", **small)
 
 
 def _draw_flows(ax: Any, solution: Solution) -> None:
@@ -273,6 +284,8 @@ def _draw_flows(ax: Any, solution: Solution) -> None:
     ax.set_yticks(range(len(solution.sets["origin"])), solution.sets["origin"], fontsize=8)
     sites = solution.sets["site"]
     ax.set_xticks(range(len(sites)), sites, fontsize=8, rotation=45, ha="right")
+    if len(sites) > FEW:  # no room for figures
+        return
     for o, s in zip(*np.nonzero(share > 0.005), strict=True):
         colour = "white" if share[o, s] > 0.6 else "black"
         ax.text(s, o, f"{share[o, s]:.0%}", ha="center", va="center", fontsize=7, color=colour)
@@ -827,12 +840,18 @@ def _draw_marginal_carbon(
         ax.set_title(name, fontsize=10)
         ax.set_ylabel("g CO2e per request", fontsize=8)
         _label_time(ax, solution.sets["period"])
-    figure.suptitle(_headline(solution) + _caveats(found, solution), fontsize=11)
+    figure.suptitle(_headline(solution) + _caveats(found, instance, solution), fontsize=11)
 
 
-def _caveats(found: Any, solution: Solution) -> str:
+def _caveats(found: Any, instance: Any, solution: Solution) -> str:
     """What a reader of marginals must know, on lines of their own."""
     own, notes = found["demand"], []
+    for budget in instance.budgets:
+        price = solution.marginals.get(f"budget.{budget.name}")
+        if budget.metric.startswith("carbon") and price is not None and price.values.any():
+            notes.append(
+                f"budget {budget.name} holds the carbon: one more request pushes other carbon out"
+            )
     if found.integers_fixed:
         notes.append("whole numbers held at the plan's")
     elif solution.objective is not None:

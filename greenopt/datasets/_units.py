@@ -104,7 +104,7 @@ def conversion(
                 f"{currency[1]} are not converted without a rate",
             )
         return 0.0, usd_per_unit * (1000 if currency[2] == "kWh" else 1)
-    if usd_per_unit is not None:
+    if usd_per_unit is not None and unit in quantity.units:
         refuse(path, "usd_per_unit", f"is {usd_per_unit!r}; expected none with unit={unit!r}")
     if unit not in quantity.units:
         known = ", ".join(map(repr, quantity.units))

@@ -23,6 +23,9 @@ from greenopt.datasets._tables import (
 )
 from greenopt.errors import Problem
 
+LATEST_S = 1e11
+"""Times of arrival beyond this are no seconds: it is after the year 5000."""
+
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Length of each unit of time that is read."""
 
@@ -320,6 +323,9 @@ def _arrivals(
         arrival_s = (clock_us - clock_us[0]) * SECONDS["us"]
     else:
         given = table.numbers([column])[:, 0]
+        if unit == "s" and given[0] > LATEST_S:
+            what = f"is {given[0]:.0f}, in s a time after the year 5000; it looks like ms: pass "
+            refuse(table.path, f"data row 1, {where}", what + "time_unit='ms'")
         arrival_s = (given - given[0]) * SECONDS[unit]
     _refuse_disorder(table.path, arrival_s, lambda i: f"data row {i + 1}, {where}")
     return arrival_s, start, notes

@@ -250,3 +250,12 @@ def test_a_million_requests_take_seconds(tmp_path: Path) -> None:
     assert time.process_time() - begin < 20
     assert len(read) == n
     assert read.arrival_s[-1] == pytest.approx((n - 1) / 1000)
+
+
+def test_milliseconds_are_not_taken_for_seconds(tmp_path: Path) -> None:
+    """Epoch stamps in ms, read as s, would make rates a thousand times too low."""
+    path = tmp_path / "trace.csv"
+    path.write_text("timestamp,prompt_tokens,output_tokens\n1700000000000,1,2\n1700000001000,3,4\n")
+    with pytest.raises(InputError, match=r"data row 1, column 'timestamp': .* pass time_unit='ms'"):
+        read_trace(path)
+    assert read_trace(path, time_unit="ms").arrival_s.tolist() == [0.0, 1.0]
