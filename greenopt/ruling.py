@@ -100,9 +100,17 @@ def _followed(run: Run, formulation: Any) -> Solution:
     for number, rule in enumerate(formulation.rules):
         raw = _minimise(run, formulation.model, rule)
         if raw.termination != Termination.OPTIMAL:
-            break  # the model without this rule's rows says what is the matter
+            return _unruled(run.solution(formulation), raw.message)
         formulation.model = _kept(formulation.model, rule, raw.x, f"rule_{number}")
     return run.solution(formulation)
+
+
+def _unruled(solution: Solution, message: str) -> Solution:
+    """What the model without a rule's rows says is the matter, but no plan: it would not follow."""
+    if not solution.decision:
+        return solution
+    solution.report["message"] = f"a rule was not followed to its end: {message}"
+    return replace(solution, status=Status.LIMIT, stages=(), decision={}, metrics={}, metrics_by={})
 
 
 def _explained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from oracles.plans import chat, queued
 from oracles.tiny import CORE_FEATURES, random_document
 
 import greenopt as go
+from greenopt import ruling
 from greenopt.errors import ModelError
 from greenopt.problems.placement.methods import RULES, Ruled
 from greenopt.results import Status
 from greenopt.ruling import follow
+from greenopt.solvers import Termination
 from greenopt.solving import Settings, methods_of
 
 CUSTOM = "what the rule minimises"
@@ -185,6 +188,20 @@ def test_rules_without_a_plan() -> None:
     solution = go.solve(none, "nearest")
     assert solution.status == Status.INFEASIBLE
     assert any("GPUs" in line for line in solution.report["explanation"])
+
+
+def test_a_rule_that_runs_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the least that the rule asks for there is no plan under its name."""
+    minimise = ruling._minimise
+
+    def stopped(*given: Any) -> Any:
+        return replace(minimise(*given), termination=Termination.LIMIT, message="out of time")
+
+    monkeypatch.setattr(ruling, "_minimise", stopped)
+    solution = go.solve(two_sites(), "nearest")
+    assert solution.status == Status.LIMIT
+    assert not solution.decision
+    assert "not followed to its end: out of time" in solution.report["message"]
 
 
 def test_unknown_methods_are_refused() -> None:
