@@ -84,10 +84,10 @@ html_copy_source = False
 def _generate(app: Any) -> None:
     """Write the tables and figures that pages include."""
     sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "benchmarks")]
+    import compared
     import example
     import explained
     import plotted
-    import results
     import ruled
     import sensitivity
     import tables
@@ -102,7 +102,7 @@ def _generate(app: Any) -> None:
     explained.write_all(HERE.parent, out)
     whole.write_all(HERE.parent, out)
     plotted.write_all(HERE.parent, out)
-    results.write_all(HERE.parent, out)
+    compared.write_all(HERE.parent, out)
     sensitivity.write_all(HERE.parent, out)
     waiting.write_all(HERE.parent, out)
     ruled.write_all(HERE.parent, out)

@@ -279,10 +279,10 @@ def test_sensitivity_has_a_control() -> None:
 def test_pages_say_what_was_recorded() -> None:
     """Means, extremes and changes of a table, computed another way."""
     pytest.importorskip("sphinx")
-    import results
+    import compared
 
-    days = results.Days(*recorded("placement_days"))
-    text = results.methods_table(days, 0.5, "waterwise")
+    days = compared.Days(*recorded("placement_days"))
+    text = compared.methods_table(days, 0.5, "waterwise")
     (row,) = [line for line in text.splitlines() if line.startswith("| optimum, balanced ")]
     found = [runs for key, runs in cells().items() if key[1:] == (0.5, "waterwise", 60)]
     carbon = np.array(

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from aggregating import Run, Spread, percent, read, spread
+from compared import REFERENCE, bullets, listed, proofs, recorded, share
 from example import SHOWN, number
 from matplotlib.figure import Figure
-from results import REFERENCE, bullets, listed, proofs, recorded, share
 from tables import table, write
 
 PER_REQUESTS = 1e6
