@@ -19,6 +19,7 @@ from greenopt.labelled import FloatArray, IntArray
 from greenopt.solvers import highs
 from greenopt.solvers.highs import load_highspy, version
 from greenopt.solvers.scaling import Scaled
+from greenopt.solvers.splitting import piece
 from greenopt.solvers.task import Answer, Line, Task, Termination
 
 __all__ = ["solve", "version"]
@@ -247,24 +248,12 @@ class _Generation:
 
     def _loaded(self) -> list[_Block]:
         scaled, parts = self._task.scaled, self._parts
-        by_row = scaled.matrix.tocsr()
-        pull = by_row[parts.coupling].tocsc()
+        pull = scaled.matrix.tocsr()[parts.coupling].tocsc()
         blocks = []
         for columns, rows in zip(parts.columns, parts.rows, strict=True):
-            piece = replace(
-                scaled,
-                matrix=sparse.csc_array(by_row[rows][:, columns]),
-                c=scaled.c[columns],
-                column_lower=scaled.column_lower[columns],
-                column_upper=scaled.column_upper[columns],
-                row_lower=scaled.row_lower[rows],
-                row_upper=scaled.row_upper[rows],
-                column=scaled.column[columns],
-                row=scaled.row[rows],
-                integer=scaled.integer[columns],
-            )
             own = sparse.csr_array(pull[:, columns])
-            blocks.append(_Block(self._highspy, self._task, columns, piece, own))
+            part = piece(scaled, columns, rows)
+            blocks.append(_Block(self._highspy, self._task, columns, part, own))
         return blocks
 
     def close(self) -> None:

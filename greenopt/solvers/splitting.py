@@ -131,19 +131,19 @@ class _InParts:
         columns, rows = self._parts[n]
         old, own = self._answers[n], Line(self._line.log)
         given = None if self._task.start is None else self._task.start[columns]
-        piece = replace(
+        task = replace(
             self._task,
-            scaled=_piece(self._task.scaled, columns, rows),
+            scaled=piece(self._task.scaled, columns, rows),
             time_limit_s=time_limit_s,
             gap=gap,
             start=given if old.x is None else old.x,
         )
-        new = execute(self._info, piece, self._remote, own)
+        new = execute(self._info, task, self._remote, own)
         points = [x for x in (new.x, own.incumbent, old.x) if x is not None]
-        x = min(points, key=lambda x: float(piece.scaled.c @ x), default=None)
+        x = min(points, key=lambda x: float(task.scaled.c @ x), default=None)
         bound = max(old.bound, new.bound)
-        if not piece.scaled.is_integer and new.termination == Termination.OPTIMAL and x is not None:
-            bound = float(piece.scaled.c @ x)  # no search, no search's bound: its optimum is one
+        if not task.scaled.is_integer and new.termination == Termination.OPTIMAL and x is not None:
+            bound = float(task.scaled.c @ x)  # no search, no search's bound: its optimum is one
         self._answers[n] = replace(
             new,
             x=x,
@@ -178,7 +178,8 @@ def splits(scaled: Scaled) -> bool:
     return scaled.is_integer and scaled.q is None
 
 
-def _piece(scaled: Scaled, columns: IntArray, rows: IntArray) -> Scaled:
+def piece(scaled: Scaled, columns: IntArray, rows: IntArray) -> Scaled:
+    """One part of a model."""
     return replace(
         scaled,
         matrix=sparse.csc_array(scaled.matrix[:, columns][rows]),
