@@ -14,7 +14,8 @@ from pydantic import BaseModel
 import greenopt
 from greenopt.describing import WIDE
 from greenopt.problems.placement import eligibility, queueing
-from greenopt.solvers import decomposing, points
+from greenopt.problems.routing import formulation as routing
+from greenopt.solvers import decomposing, points, sifting
 from greenopt.solvers.highs import (
     DUAL_TOLERANCE,
     MINIMUM_VERSION,
@@ -66,6 +67,10 @@ myst_substitutions = {
     "most_coupling": f"{decomposing.MOST_COUPLING}",
     "largest_share": f"{decomposing.LARGEST_SHARE:.0%}",
     "least_columns": f"{decomposing.LEAST_COLUMNS:,}",
+    "group_share": f"{sifting.DENSE:.1%}",
+    "group_least": f"{sifting.LEAST_DENSE}",
+    "most_sifted": f"{sifting.MOST_COUPLING}",
+    "many_pairs": f"{routing.MANY_COLUMNS:,}",
 }
 """Numbers that pages quote, taken from the code."""
 
@@ -87,7 +92,10 @@ def _generate(app: Any) -> None:
     import compared
     import example
     import explained
+    import fitted
+    import onlined
     import plotted
+    import routed
     import ruled
     import sensitivity
     import tables
@@ -106,13 +114,22 @@ def _generate(app: Any) -> None:
     sensitivity.write_all(HERE.parent, out)
     waiting.write_all(HERE.parent, out)
     ruled.write_all(HERE.parent, out)
+    routed.write_all(HERE.parent, out)
+    onlined.write_all(HERE.parent, out)
     world.write_all(HERE.parent, out)
+    fitted.write_all(HERE.parent, out)
 
 
 def _prepare_docstring(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Spare napoleon what it misreads: colons in one-line docstrings, attributes named together."""
+    """Spare napoleon what it misreads: colons in one-line docstrings, attributes named together.
+
+    Every problem has a class `Formulation`; its own modules mean that one.
+    """
+    if problem := re.match(r"greenopt\.problems\.\w+\.", name):
+        own = f" : ~{problem[0]}formulation.Formulation"
+        lines[:] = [re.sub(r" : Formulation$", own, line) for line in lines]
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]  # an empty comment
         return

@@ -21,6 +21,7 @@ if (_folder / "placement.py").exists():
 
 if TYPE_CHECKING:
     from greenopt import datasets as datasets
+    from greenopt import fitting as fitting
     from greenopt.certifying import Certificate, StageCertificate, certify
     from greenopt.checking import CheckReport, check
     from greenopt.errors import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from greenopt.plots import plot
     from greenopt.preparing import Prepared, prepare
     from greenopt.problems.placement.instance import PlacementInstance
+    from greenopt.problems.routing.instance import RoutingInstance
     from greenopt.ranging import Marginal, Marginals, marginals
     from greenopt.results import Solution, StageResult, Status
     from greenopt.solving import solve
@@ -54,6 +56,7 @@ _HOME = {
     "ModelError": "errors",
     "PlacementInstance": "problems.placement.instance",
     "Prepared": "preparing",
+    "RoutingInstance": "problems.routing.instance",
     "Solution": "results",
     "SolutionError": "errors",
     "SolverError": "errors",
@@ -85,6 +88,7 @@ __all__ = [
     "ModelError",
     "PlacementInstance",
     "Prepared",
+    "RoutingInstance",
     "Solution",
     "SolutionError",
     "SolverError",
@@ -105,7 +109,7 @@ __all__ = [
 ]
 
 
-_PACKAGES = ("datasets",)
+_PACKAGES = ("datasets", "fitting")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,17 +7,16 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from greenopt._version import __version__
-from greenopt.errors import GreenoptError, InputError, InstanceError, Problem
+from greenopt.errors import GreenoptError, InputError, InstanceError, ModelError, Problem
+from greenopt.problems import PROBLEMS, instance_class
+from greenopt.showing import Column, Fact, amount, number, showing, table, union
 
 SOLVED, NOT_AS_ASKED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
-
-PLOTS = ("overview", "flows", "sources", "utilisation", "marginal_carbon")
-"""Kinds of plots, as in `greenopt.plots`, which is not loaded to read the command line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--json", action="store_true", help="one JSON object on stdout")
     explain.set_defaults(run=_explain)
 
+    directions = union("DIRECTIONS")
     marginals = commands.add_parser(
         "marginals", help="what one more request or GPU does to every metric"
     )
@@ -135,11 +135,14 @@ def _parser() -> argparse.ArgumentParser:
     marginals.add_argument(
         "--of",
         action="append",
-        choices=("demand", "gpus", "gpus_always"),
-        help="one more request, one more GPU in a period, or in all; repeat; default: all three",
+        choices=tuple(directions),
+        help=f"{', '.join(dict.fromkeys(directions.values()))}; repeat; default: all",
     )
     marginals.add_argument(
-        "--metric", action="append", metavar="M", help="a metric; repeat for more; default: five"
+        "--metric",
+        action="append",
+        metavar="M",
+        help="a metric; repeat for more; default: the main ones",
     )
     marginals.add_argument("--top", type=_count, default=10, metavar="N", help="rows, default 10")
     marginals.add_argument(
@@ -160,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="draw a solution")
     plot.add_argument("instance", help="instance file")
     plot.add_argument("solution", help="solution file")
-    plot.add_argument("--kind", choices=PLOTS, default="overview", help="default: overview")
+    plot.add_argument(
+        "--kind", choices=tuple(union("PLOTS")), default="overview", help="default: overview"
+    )
     plot.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="write it, as .png, .svg or .pdf"
     )
@@ -189,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of a problem's instances")
-    schema.add_argument("problem", help="placement")
+    schema.add_argument("problem", help=", ".join(PROBLEMS))
     schema.set_defaults(run=_schema)
 
     reweight = commands.add_parser("reweight", help="write an instance with another objective")
@@ -245,11 +250,11 @@ def _table_file(text: str) -> Path:
     return Path(text)
 
 
-def _term(text: str) -> dict[str, Any]:
-    """``water_l=60/1000:max`` as an objective term."""
+def _term(text: str) -> tuple[dict[str, Any], str]:
+    """``water_l=60/1000:max`` as an objective term, and the word behind the colon."""
     metric, _, rest = text.partition("=")
-    number, _, over = rest.partition(":")
-    weight, _, scale = number.partition("/")
+    amounts, _, word = rest.partition(":")
+    weight, _, scale = amounts.partition("/")
     try:
         term: dict[str, Any] = {"metric": metric, "weight": float(weight)}
         if scale:
@@ -258,9 +263,7 @@ def _term(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not METRIC=WEIGHT[/SCALE][:max|:mean]"
         ) from None
-    if over:
-        term["over_sites"] = over
-    return term
+    return term, word
 
 
 def _files(paths: Iterable[str]) -> list[Path]:
@@ -382,8 +385,10 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
     messages = list(solution.report.get("explanation", []))
     if "stopped" in solution.report:
         messages.append(solution.report["stopped"])
-    if record["status"] == "limit":
+    if record["status"] == "limit" and options.method == "exact":
         messages.append("no plan was found in time; more time, or a --start, may help")
+    elif record["status"] == "limit":
+        messages.append(solution.report["message"])
     report = solution.report.get("start")
     if report is not None:
         how = "accepted" if report["accepted"] else "refused"
@@ -394,14 +399,37 @@ def _solve_file(job: tuple[Path, argparse.Namespace, Path | None]) -> Any:
         messages.append(f"solver and checker disagree: {solution.report['contradiction']}")
     details = {
         "messages": messages,
-        "by_site": solution.metrics_by.get("site", {}),
-        "sites": solution.sets["site"],
+        "measurements": _measurements_line(instance),
+        "breakdown": _breakdown(solution),
         "certificate": _certificate_line(certify(instance, solution)) if solution.stages else "",
         "plot": str(folder / f"{_stem(path)}.png")
         if options.plot and solution.decision and folder
         else "",
     }
     return record, details
+
+
+def _measurements_line(instance: Any) -> str:
+    """How the figures of a table were measured, of instances that carry a label of it."""
+    label = getattr(instance, "label", "")
+    return f"{instance.name}: measurements: {label}" if label else ""
+
+
+def _breakdown(solution: Any) -> tuple[list[str], list[list[str]]] | None:
+    """Head and rows of the table along an axis, if the problem has one and the solution a plan."""
+    breakdown = showing(solution.problem).BREAKDOWN
+    if breakdown is None or not solution.metrics_by:
+        return None
+    axis, columns = breakdown
+    labels = solution.sets[axis]
+    lacking = [None] * len(labels)
+    values = [solution.metrics_by[axis].get(metric, lacking) for metric, *_ in columns]
+    forms = [form for _, _, form in columns]
+    rows = [
+        [label, *(number(own[i], form) for own, form in zip(values, forms, strict=True))]
+        for i, label in enumerate(labels)
+    ]
+    return [axis, *(title for _, title, _ in columns)], rows
 
 
 def _start_of(path: Path, start: Path | None) -> Any:
@@ -431,52 +459,21 @@ def _certificate_line(certificate: Any) -> str:
     return f"bound {last.proved_bound:.9g} proved anew from the solution's prices{gap}"
 
 
-_COLUMNS = (
-    ("energy_kwh", "energy kWh", ",.0f"),
-    ("carbon_kg", "carbon kg", ",.0f"),
-    ("water_l", "water L", ",.0f"),
-    ("cost_usd", "cost USD", ",.2f"),
-    ("ttft_mean_s", "TTFT s", ".3f"),
-)
-
-
 def _print_tables(records: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    head = [
-        "instance",
-        "status",
-        "objective",
-        "gap",
-        *(title for _, title, _ in _COLUMNS),
-        "time s",
-    ]
-    rows = [
-        [
-            record["instance"],
-            record["status"],
-            _number(record["objective"], ".9g"),
-            _number(record["gap"], ".1e"),
-            *(_number(record["metrics"].get(name), form) for name, _, form in _COLUMNS),
-            f"{record['runtime_s']:.2f}",
-        ]
-        for record, _ in records
-    ]
-    _print_table(head, rows)
-    for record, details in records:
-        if len(records) == 1 and details["by_site"]:
+    """A table a problem, and what else there is to say of each instance."""
+    problems = list(dict.fromkeys(record["problem"] for record, _ in records))
+    for problem in problems:
+        if problem != problems[0]:
             print()
-            head = ["site", "requests", *(title for _, title, _ in _COLUMNS)]
-            wanted = [("requests", "", ",.0f"), *_COLUMNS]
-            _print_table(
-                head,
-                [
-                    [
-                        site,
-                        *(_number(details["by_site"][name][i], form) for name, _, form in wanted),
-                    ]
-                    for i, site in enumerate(details["sites"])
-                ],
-            )
+        own = [record for record, _ in records if record["problem"] == problem]
+        _print_totals(showing(problem).COLUMNS, own)
+    for record, details in records:
+        if len(records) == 1 and details["breakdown"]:
+            print()
+            _print_table(*details["breakdown"])
         print()
+        if details["measurements"]:
+            print(details["measurements"])
         if details["certificate"]:
             print(f"{record['instance']}: {details['certificate']}")
         for what in ("solution", "plot"):
@@ -484,20 +481,28 @@ def _print_tables(records: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
                 print(f"{record['instance']}: {what} in {place}")
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _print_totals(columns: Sequence[Column], records: Sequence[dict[str, Any]]) -> None:
+    titles = (title for _, title, _ in columns)
+    head = ["instance", "status", "objective", "gap", *titles, "time s"]
+    rows = [
+        [
+            record["instance"],
+            record["status"],
+            number(record["objective"], ".9g"),
+            number(record["gap"], ".1e"),
+            *(number(record["metrics"].get(name), form) for name, _, form in columns),
+            f"{record['runtime_s']:.2f}",
+        ]
+        for record in records
+    ]
+    _print_table(head, rows)
 
 
 def _print_table(
-    head: list[str], rows: list[list[str]], left: tuple[str, ...] = ("status",)
+    head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ("status",)
 ) -> None:
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    for line in [head, *rows]:
-        cells = [
-            cell.ljust(width) if i == 0 or head[i] in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    for line in table(head, rows, left):
+        print(line)
 
 
 # -- check, certify ------------------------------------------------------------------------------
@@ -507,7 +512,8 @@ def _check(options: argparse.Namespace) -> int:
     from greenopt.checking import check
     from greenopt.io import load, load_solution
 
-    report = check(load(options.instance), load_solution(options.solution))
+    instance = load(options.instance)
+    report = check(instance, load_solution(options.solution))
     if options.json:
         record = {
             "ok": report.ok,
@@ -521,12 +527,8 @@ def _check(options: argparse.Namespace) -> int:
         print("ok: feasible, and every metric is what the file says" if report.ok else "NOT ok")
         for line in report.lines():
             print(f"  {line}")
-        if balance := report.notes.get("even_balance"):
-            print(
-                f"  for comparison, if every running instance of a model, mode, site and period "
-                f"took the same load\n  (whatever that does to latency): "
-                f"{balance['energy_kwh']:,.1f} kWh ({balance['difference_kwh']:+,.1f})"
-            )
+        for line in showing(instance.problem).notes(report.notes):
+            print(f"  {line}")
     return SOLVED if report.ok else NOT_AS_ASKED
 
 
@@ -548,16 +550,16 @@ def _certify(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(certificate), allow_nan=False))
         return status
-    for number, stage in enumerate(certificate.stages):
+    for at, stage in enumerate(certificate.stages, start=1):
         claimed, proved = (
-            _number(bound, ".12g") for bound in (stage.claimed_bound, stage.proved_bound)
+            number(bound, ".12g") for bound in (stage.claimed_bound, stage.proved_bound)
         )
         print(
-            f"stage {number + 1}: {stage.kind}; claimed {claimed}, proved {proved}, "
-            f"gap {_number(stage.proved_gap, '.2e')}"
+            f"stage {at}: {stage.kind}; claimed {claimed}, proved {proved}, "
+            f"gap {number(stage.proved_gap, '.2e')}"
         )
         if stage.second_opinion:
-            print(f"stage {number + 1}: {stage.second_opinion}")
+            print(f"stage {at}: {stage.second_opinion}")
     print(verdict)
     return status
 
@@ -606,32 +608,37 @@ def _marginals(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found.document(), allow_nan=False))
     else:
-        _print_marginals(found, options)
+        _print_marginals(found, options, showing(instance.problem).DIRECTIONS)
+        if line := _measurements_line(instance):
+            print(f"\n{line}")
     return SOLVED
 
 
-def _print_marginals(found: Any, options: argparse.Namespace) -> None:
+def _print_marginals(
+    found: Any, options: argparse.Namespace, directions: Mapping[str, str]
+) -> None:
     print(f"{found.instance}: objective {found.objective:.9g}")
     if found.integers_fixed:
         print("whole numbers are held at the plan's; changing them could gain more")
+    if found.integers_relaxed:
+        print("whole numbers are relaxed: the objective and the rates are of the relaxation")
     for name, own in found.of.items():
-        _print_marginal(name, own, (options.metric or ["objective"])[0], options.top)
+        _print_marginal(directions[name], own, (options.metric or ["objective"])[0], options.top)
     if options.out:
         print(f"\nall of them in {options.out}")
 
 
-def _print_marginal(name: str, own: Any, by: str, top: int) -> None:
+def _print_marginal(what: str, own: Any, by: str, top: int) -> None:
     """The largest marginals of one kind by one rate, those without a plan before all."""
     rows = [row for row in own.rows() if row[by] != 0]
     rows.sort(key=lambda row: -abs(row[by]) if row[by] == row[by] else 1.0)
-    when = " in every period" if name == "gpus_always" else ""
     size, shown = own.valid_up_to.size, min(top, len(rows))
-    print(f"\none more {own.unit}{when}: {shown} of {size}, those that change {by} most", end="")
+    print(f"\n{what}: {shown} of {size}, those that change {by} most", end="")
     print(f"; {size - len(rows)} do not change it" if len(rows) < size else "")
     if not rows:
         return
     rates = [f"{rate} per {own.unit}" for rate in own.rates]
-    head = [*own.labels, *rates, f"valid up to, {own.unit}s", "note"]
+    head = [*own.labels, *rates, f"valid up to, {_plural(own.unit)}", "note"]
     lines = [
         [
             *(row[axis] for axis in own.labels),
@@ -644,6 +651,10 @@ def _print_marginal(name: str, own: Any, by: str, top: int) -> None:
     _print_table(head, lines, left=(*own.labels, "note"))
     if own.tied:
         print(f"other optimal plans may have other rates of {', '.join(own.tied)}")
+
+
+def _plural(unit: str) -> str:
+    return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
 
 
 def _finite(value: float, form: str, other: str) -> str:
@@ -678,33 +689,31 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _print_info(instance: Any, found: dict[str, Any]) -> None:
-    provenance, when, demand = instance.provenance, found["time"], found["demand_requests"]
+    provenance, said = instance.provenance, showing(instance.problem)
     print(f"{instance.name} ({instance.problem}): {provenance.description}")
     print(f"  sets: {', '.join(f'{size} {axis}' for axis, size in found['sets'].items())}")
-    step = f"{when['shortest_s']:g}"
-    if when["longest_s"] != when["shortest_s"]:
-        step += f" to {when['longest_s']:g}"
-    print(f"  time: {when['begin']} to {when['end']}, {when['periods']} periods of {step} s")
-    by_class = ", ".join(f"{name} {_amount(own)}" for name, own in demand["by_class"].items())
-    print(f"  demand: {_amount(demand['total'])} requests ({by_class})")
+    _print_facts(said.FACTS, found)
     _print_table(
         ["  series", "min", "median", "max", "unit", "note"],
         [_series_row(name, own) for name, own in found["series"].items()],
         left=("unit", "note"),
     )
-    groups = ", ".join(
-        f"{own['model']} in {own['mode']} {own['levels']} in {own['groups']}"
-        for own in found["groups"]
-    )
-    print(f"  levels in groups that latency tells apart: {groups}")
+    _print_facts(said.MODEL_FACTS, found)
     _print_model(found)
     print(f"  sha256 {found['sha256']}")
     print(f"  data licence {provenance.data_licence}; built by {provenance.builder}")
-    _print_objective(instance)
+    for line in said.objective(instance):
+        print(f"  {line}")
     for rule in provenance.rules:
         print(f"  rule: {rule}")
     for source in provenance.sources:
         print(f"  source: {source.name} ({source.licence}): {source.attribution}")
+
+
+def _print_facts(facts: Mapping[str, Fact], found: Mapping[str, Any]) -> None:
+    for name, fact in facts.items():
+        for line in fact.text(found[name]).splitlines():
+            print(f"  {line}")
 
 
 def _series_row(name: str, own: dict[str, Any]) -> list[str]:
@@ -713,13 +722,8 @@ def _series_row(name: str, own: dict[str, Any]) -> list[str]:
         for key, text in (("negative", "negative"), ("null", "null"))
         if own[key]
     ]
-    middle = [_amount(own[key]) for key in ("min", "median", "max")]
+    middle = [amount(own[key]) for key in ("min", "median", "max")]
     return [f"    {name}", *middle, own["unit"], ", ".join(counts)]
-
-
-def _amount(value: float | None) -> str:
-    """Whole numbers from ten thousand on, four digits below."""
-    return _number(value, ".4g" if value is None or abs(value) < 1e4 else ",.0f")
 
 
 def _print_model(found: dict[str, Any]) -> None:
@@ -752,19 +756,6 @@ def _structure_line(structure: dict[str, Any]) -> str:
     text = f"falls into {structure['parts']} independent parts of about {least} columns or more"
     suits = f"; --solver {structure['solver']} suits it" if structure["solver"] else ""
     return f"{text}{without}{suits}"
-
-
-def _print_objective(instance: Any) -> None:
-    for number, stage in enumerate(instance.objective, start=1):
-        terms = [
-            f"{term.weight:g} x {term.metric}/{term.scale:g}"
-            + ("" if term.over_sites == "sum" else f" ({term.over_sites} over sites)")
-            for term in stage.terms
-        ]
-        print(f"  objective, stage {number}: minimise {' + '.join(terms)}")
-    for budget in instance.budgets:
-        over = " and ".join(budget.limit.axes) or "total"
-        print(f"  budget {budget.name}: {budget.metric} by {over}")
 
 
 # -- plot ----------------------------------------------------------------------------------------
@@ -825,8 +816,6 @@ def _ability(value: bool | str) -> str:
 
 
 def _methods(options: argparse.Namespace) -> int:
-    from greenopt.errors import ModelError
-    from greenopt.problems import PROBLEMS
     from greenopt.solving import methods_of
 
     if options.problem not in PROBLEMS:
@@ -852,9 +841,6 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from greenopt.errors import ModelError
-    from greenopt.problems import PROBLEMS, instance_class
-
     if options.problem not in PROBLEMS:
         raise ModelError(f"unknown problem {options.problem!r}; known are {', '.join(PROBLEMS)}")
     print(json.dumps(instance_class(options.problem).json_schema(), indent=1))
@@ -866,8 +852,20 @@ def _reweight(options: argparse.Namespace) -> int:
 
     instance = load(options.instance)
     name = options.name or f"{instance.name}-reweighted"
-    instance.replace(name=name, objective=[{"terms": options.term}]).save(options.out)
+    terms = [_with_suffix(instance, *term) for term in options.term]
+    instance.replace(name=name, objective=[{"terms": terms}]).save(options.out)
     return SOLVED
+
+
+def _with_suffix(instance: Any, term: dict[str, Any], word: str) -> dict[str, Any]:
+    """A term with the word behind the colon in the field that the problem has for it."""
+    if not word:
+        return term
+    field = showing(instance.problem).TERM_SUFFIX
+    if field is None:
+        text = f"{instance.name}: terms of {instance.problem} are METRIC=WEIGHT[/SCALE]"
+        raise ModelError(f"{text}, without the :{word} of {term['metric']}")
+    return {**term, field: word}
 
 
 if __name__ == "__main__":

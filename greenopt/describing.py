@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from greenopt.instance import AxisArray, Instance, Quantity
 from greenopt.model import Block, Model
 from greenopt.problems import part
+from greenopt.showing import showing
 from greenopt.solvers.decomposing import LEAST_COLUMNS, parts_of
 from greenopt.solvers.scaling import scale
 from greenopt.validation import Part
@@ -57,11 +57,13 @@ def describe(instance: Instance) -> dict[str, Any]:
     Returns
     -------
     dict
-        "instance", "problem", "sha256", "provenance", "sets" (sizes), "time", "demand_requests",
-        "series" (ranges by field), "groups" (of levels), "model" (sizes), "coefficients" (ranges),
-        "structure" and "warnings". Ranges without any value are null.
+        "instance", "problem", "sha256", "provenance", "sets" (sizes), what the problem tells of its
+        data (of placement "time" and "demand_requests"), "series" (ranges by field), what it tells
+        of its model (of placement the "groups" of levels), "model" (sizes), "coefficients"
+        (ranges), "structure" and "warnings". Ranges without any value are null.
     """
     formulation = part(instance.problem, "formulation").formulate(instance)
+    own = showing(instance.problem)
     spreads = coefficient_spreads(instance, formulation)
     document = instance.document()
     return {
@@ -70,18 +72,9 @@ def describe(instance: Instance) -> dict[str, Any]:
         "sha256": instance.sha256,
         "provenance": document["provenance"],
         "sets": {axis: len(members) for axis, members in instance.sets.items()},
-        "time": _time(instance),
-        "demand_requests": _demand(instance),
+        **{name: fact.of(instance) for name, fact in own.FACTS.items()},
         "series": dict(_series(instance)),
-        "groups": [
-            {
-                "model": service.profile.model,
-                "mode": service.profile.mode,
-                "levels": len(service.group),
-                "groups": service.n_groups,
-            }
-            for service in formulation.services
-        ],
+        **{name: fact.of(formulation) for name, fact in own.MODEL_FACTS.items()},
         "model": _model(formulation.model),
         "coefficients": {
             name: None if spread is None else {**spread._asdict(), "ratio": spread.ratio}
@@ -97,27 +90,6 @@ def describe(instance: Instance) -> dict[str, Any]:
 
 
 # -- series --------------------------------------------------------------------------------------
-
-
-def _time(instance: Any) -> dict[str, Any]:
-    start, duration = instance.periods.start, instance.periods.duration_s
-    end = datetime.fromisoformat(start[-1]) + timedelta(seconds=duration[-1])
-    return {
-        "begin": start[0],
-        "end": end.isoformat().replace("+00:00", "Z"),
-        "periods": len(start),
-        "shortest_s": min(duration),
-        "longest_s": max(duration),
-    }
-
-
-def _demand(instance: Any) -> dict[str, Any]:
-    by_class = instance.demand_requests.sum(axis=(0, 1))
-    names = instance.sets["class"]
-    return {
-        "total": float(by_class.sum()),
-        "by_class": dict(zip(names, by_class.tolist(), strict=True)),
-    }
 
 
 def _series(instance: Instance) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -188,7 +160,9 @@ def coefficient_spreads(instance: Any, formulation: Any) -> dict[str, Spread | N
     instance : Instance
         What is modelled.
     formulation
-        Its formulation, with `model` and `metric_vector`.
+        Its formulation, with a `model` and, where the stages of the objective have terms,
+        `term_vector(term)`: a term's coefficients over the model's columns. Without it, the range
+        of an objective names blocks of columns.
     """
     model: Model = formulation.model
     row_of, column_of = _block_of(model.rows), _block_of(model.columns)
@@ -196,9 +170,12 @@ def coefficient_spreads(instance: Any, formulation: Any) -> dict[str, Spread | N
     names = [f"{row} x {column}" for row in model.rows for column in model.columns]
     pair = row_of[entries.row] * len(model.columns) + column_of[entries.col]
     found = {"matrix": _spread(entries.data, pair, names)}
-    for number, stage in enumerate(instance.objective):
-        name = "objective" if len(instance.objective) == 1 else f"objective, stage {number + 1}"
-        found[name] = _objective_spread(stage, formulation, number)
+    for number, stage in enumerate(model.stages):
+        name = "objective" if len(model.stages) == 1 else f"objective, stage {number + 1}"
+        found[name] = _spread(stage.c, column_of, list(model.columns))
+        if hasattr(formulation, "term_vector"):
+            terms = instance.objective[number].terms
+            found[name] = _by_term(found[name], terms, formulation)
     for name, (lower, upper), blocks, which in (
         ("bounds", (model.column_lower, model.column_upper), model.columns, column_of),
         ("right-hand sides", (model.row_lower, model.row_upper), model.rows, row_of),
@@ -208,23 +185,14 @@ def coefficient_spreads(instance: Any, formulation: Any) -> dict[str, Spread | N
     return found
 
 
-def _objective_spread(stage: Any, formulation: Any, number: int) -> Spread | None:
-    """Range of a stage's coefficients, by the metrics whose terms are smallest and largest."""
-    whole = _spread(formulation.model.stages[number].c, None, ["objective"])
-    values, which = [], []
-    for at, term in enumerate(stage.terms):
-        factor = term.weight / term.scale
-        vector = np.ones(1) if term.over_sites == "max" else formulation.metric_vector(term.metric)
-        if term.over_sites == "mean":
-            factor /= len(formulation.instance.sites)
-        values.append(factor * vector)
-        which.append(np.full(len(vector), at))
-    terms = _spread(
-        np.concatenate(values), np.concatenate(which), [term.metric for term in stage.terms]
-    )
-    if whole is None or terms is None:
+def _by_term(whole: Spread | None, terms: Sequence[Any], formulation: Any) -> Spread | None:
+    """Range of a stage's coefficients, with the metrics whose terms are smallest and largest."""
+    vectors = [formulation.term_vector(term) for term in terms]
+    which = np.repeat(np.arange(len(terms)), [len(vector) for vector in vectors])
+    parts = _spread(np.concatenate(vectors), which, [term.metric for term in terms])
+    if whole is None or parts is None:
         return None
-    return Spread(whole.smallest, whole.largest, terms.smallest_in, terms.largest_in)
+    return Spread(whole.smallest, whole.largest, parts.smallest_in, parts.largest_in)
 
 
 def _block_of(blocks: Mapping[str, Block]) -> Any:
@@ -238,9 +206,8 @@ def _spread(values: Any, which: Any, names: list[str]) -> Spread | None:
     used = np.flatnonzero((size > 0) & np.isfinite(size))
     if not used.size:
         return None
-    place = np.zeros(len(size), dtype=int) if which is None else which
     low, high = used[np.argmin(size[used])], used[np.argmax(size[used])]
-    return Spread(float(size[low]), float(size[high]), names[place[low]], names[place[high]])
+    return Spread(float(size[low]), float(size[high]), names[which[low]], names[which[high]])
 
 
 def _warning(name: str, spread: Spread) -> str:

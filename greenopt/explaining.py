@@ -6,6 +6,7 @@ a requirement's (`Requirements`), and finds the words; what belongs to no requir
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,22 +20,17 @@ from greenopt import arguments
 from greenopt.errors import ModelError
 from greenopt.instance import Instance
 from greenopt.labelled import BoolArray, FloatArray, IntArray
-from greenopt.model import Block, Model, StageObjective, dual_bound
+from greenopt.model import Block, Model, StageObjective, clipped, dual_bound
 from greenopt.problems import part
 from greenopt.results import NUMERICAL_FLOOR
 from greenopt.solvers import RawResult, Session, Termination, find
+from greenopt.solvers.combining import Combining, core, groups_of
 
 SIGNIFICANT = 1e-6
 """Total relative shortfall below which a set of requirements counts as met, as in the checker."""
 
 MANY_PERIODS = 4
 """A conflict over more periods than this is told over all of them together."""
-
-AXES = ("class", "budget", "limit", "model", "mode", "gpu_type", "site", "origin")
-"""Axes along which the members of a conflict are told apart, in order."""
-
-MANY = {"site": 8, "origin": 4}
-"""Of more labels of an axis than this, all are told together."""
 
 SHARPER: tuple[dict[str, Any], ...] = (
     {"dual_tolerance": 1e-9},
@@ -47,6 +43,22 @@ SMALLEST = 1e-5
 
 MANY_RELAXATIONS = 12
 """Most members of a conflict that are relaxed alone."""
+
+MANY_PIECES = 100
+"""Of more pieces than this, multipliers choose those that are worth a solver's time."""
+
+FEW_NEEDED = 4
+"""If multipliers leave more pieces than so many times those told apart, all are told together."""
+
+LARGE, LARGE_WHOLE = 5_000, 1_000
+"""Columns from which on groups under coupling rows are solved as such, and searched for whole
+numbers near the solution of their relaxation only."""
+
+SEARCHED = (1_000, 10_000)
+"""Columns that are searched then, beside those that the relaxation uses; the next if none do."""
+
+SEARCH_S = 1.5
+"""Time for such a search, s."""
 
 Member = IntArray
 """Requirements, by number, that are told as one."""
@@ -208,6 +220,13 @@ class Requirements:
     tiers: ClassVar[tuple[tuple[str, ...], ...]]
     """Families that may give way in the least change in all; the first tier that suffices."""
 
+    axes: ClassVar[tuple[str, ...]]
+    """Axes along which the members of a conflict are told apart, in order; the last one only in a
+    conflict of few periods (or of none)."""
+
+    many: ClassVar[Mapping[str, int]] = {}
+    """Of more labels of an axis than this, all are told together."""
+
     @property
     def size(self) -> int:
         """Number of requirements."""
@@ -225,9 +244,48 @@ class Requirements:
             model.integer & stands[self.whole],
         )
 
+    def kind(self, member: Member) -> str:
+        """Kind of a member."""
+        first = member[0]
+        return next(f.name for f in self.families.values() if f.start <= first < f.start + f.size)
+
+    def codes_of(self, member: Member) -> dict[str, IntArray]:
+        """Positions of a member's requirements, by the axes that apply."""
+        family = self.families[self.kind(member)]
+        inside = member - family.start
+        return {a: c[inside] for a, c in family.codes.items() if (c[inside] >= 0).all()}
+
+    def where(self, member: Member) -> dict[str, str]:
+        """Labels that all of a member's requirements share."""
+        labels = self.model.labels
+        return {
+            axis: labels[axis][code[0]]
+            for axis, code in self.codes_of(member).items()
+            if axis in labels and (code == code[0]).all()
+        }
+
+    def name(self, member: Member) -> str:
+        """Kind and labels."""
+        inside = ", ".join(self.where(member).values())
+        return f"{self.kind(member)}[{inside}]" if inside else self.kind(member)
+
     def describe(self, members: Sequence[Member]) -> list[Requirement]:
         """Members in words."""
+        return [
+            Requirement(self.name(m), self.kind(m), self.where(m), self.text(m)) for m in members
+        ]
+
+    def text(self, member: Member) -> str:
+        """One member in words, with what it asks for."""
         raise NotImplementedError
+
+    def short_of(self, members: Sequence[Member]) -> Member:
+        """Requirements of a conflict whose shortfall its headline tells: those that are wanted."""
+        family = self.families.get(self.wanted)
+        every = np.concatenate(members)
+        if family is None:
+            return every[:0]
+        return every[(every >= family.start) & (every < family.start + family.size)]
 
     def summary(self, members: Sequence[Member]) -> list[str]:
         """Members in few words: many of one kind are told as one."""
@@ -260,6 +318,30 @@ class Requirements:
     def slack_rows(self, member: Member) -> bool:
         """Whether a member can give way by an amount on its rows."""
         raise NotImplementedError
+
+    def closer(self, member: Member, amount: float, x: FloatArray, smallest: bool) -> Requirements:
+        """These requirements, or with another limit to ask about, and what is known of it.
+
+        For a member whose row changes with its limit, so that an amount does not say which limit
+        would do: `unsettled` tells that there is more to ask.
+
+        Parameters
+        ----------
+        member : ndarray of int
+            Which.
+        amount : float
+            The least amount by which its row has to give way.
+        x : ndarray
+            A plan that needs no more.
+        smallest : bool
+            Whether it is proved that less would not do.
+        """
+        return self
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether `closer` has found another limit to ask about."""
+        return False
 
     def row_sizes(self) -> FloatArray:
         """What a row's shortfall is measured against."""
@@ -341,7 +423,7 @@ class _Part:
         """Where the slack columns stand."""
         return slice(len(self.columns), None)
 
-    def change(self, session: Session, bounds: Bounds) -> None:
+    def change(self, session: Session | Combining, bounds: Bounds) -> None:
         """Give a session of the part other sides; a row that is freed has no slack."""
         upper, n = self.model.column_upper.copy(), len(self.columns)
         upper[:n] = bounds.column_upper[self.columns]
@@ -446,6 +528,20 @@ def _with_cost(part: _Part, cost: FloatArray) -> Model:
     return replace(part.model, stages=(StageObjective(c, 0.0),))
 
 
+def _counts(model: Model) -> bool:
+    """Whether the objective is a whole number wherever columns that must be whole are so."""
+    c = model.stages[0].c
+    priced = np.flatnonzero(c)
+    rows = np.unique(sparse.csc_array(model.matrix)[:, priced].indices)
+    part = sparse.csr_array(model.matrix)[rows]
+    others = np.setdiff1d(part.indices, priced)
+    sides = np.concatenate([model.row_lower[rows], model.row_upper[rows]])
+    sides = sides[np.isfinite(sides)]
+    numbers = np.concatenate([part.data, sides])
+    whole = bool((numbers == np.round(numbers)).all() and model.integer[others].all())
+    return whole and bool((c[priced] == 1).all())
+
+
 @dataclass(frozen=True)
 class _Settings:
     """How models are solved."""
@@ -455,8 +551,11 @@ class _Settings:
     threads: int
     seed: int
 
-    def session(self, model: Model, **options: Any) -> Session:
-        """A model kept in the solver."""
+    def session(self, model: Model, **options: Any) -> Session | Combining:
+        """A model kept in the solver, or in what suits it where the default is left to choose."""
+        large = not model.is_integer and model.matrix.shape[1] >= LARGE
+        if large and self.solver == "highs" and (groups := groups_of(model)) is not None:
+            return Combining(model, groups)
         return Session(
             model,
             solver=self.solver,
@@ -465,6 +564,37 @@ class _Settings:
             seed=self.seed,
             **options,
         )
+
+    def near(self, model: Model, clock: Clock) -> RawResult | None:
+        """Search among the columns that the relaxation uses and those next to their price.
+
+        None for a model that is small or not made of groups, or if that finds nothing out. The
+        bound is the relaxation's.
+        """
+        groups = groups_of(model) if model.matrix.shape[1] >= LARGE_WHOLE else None
+        if groups is None or not model.is_integer:
+            return None
+        with self.session(replace(model, integer=np.zeros_like(model.integer))) as session:
+            relaxed = session.solve(clock.left_s)
+        if relaxed.termination == Termination.INFEASIBLE:
+            return relaxed
+        if relaxed.x is None or relaxed.row_dual is None:
+            return None
+        if np.abs(relaxed.x - np.round(relaxed.x))[model.integer].max() <= SIGNIFICANT:
+            return relaxed
+        c = model.stages[0].c
+        bound = dual_bound(model, c, relaxed.row_dual)
+        for count in SEARCHED:
+            found = core(model, groups, relaxed.x, relaxed.row_dual, count)
+            with self.session(found.model, gap=SMALLEST / 10) as session:
+                raw = session.solve(min(SEARCH_S, clock.left_s))
+            if raw.x is not None:
+                x = found.whole(raw.x)
+                gap = 1 - SIGNIFICANT if _counts(model) else SMALLEST * float(c @ x)
+                closed = float(c @ x) - bound <= gap
+                ended = Termination.OPTIMAL if closed else Termination.LIMIT
+                return replace(raw, termination=ended, x=x, row_dual=None, tree_bound=bound)
+        return None
 
 
 # -- the search ----------------------------------------------------------------------------------
@@ -488,7 +618,7 @@ class _Deletion:
         self._dual: FloatArray | None = None
         self._missed: list[FloatArray] = []  # by known points
         self._part: _Part | None = None
-        self._session: Session | None = None
+        self._session: Session | Combining | None = None
         self._integer: BoolArray | None = None
 
     def close(self) -> None:
@@ -549,7 +679,15 @@ class _Deletion:
             row_upper=bounds.row_upper,
             column_upper=bounds.column_upper,
         )
-        return dual_bound(model, np.zeros(len(bounds.column_upper)), self._dual)
+        nothing = np.zeros(len(bounds.column_upper))
+        without = self._leaning_on(standing)
+        return max(dual_bound(model, nothing, dual) for dual in (self._dual, without))
+
+    def _leaning_on(self, standing: BoolArray) -> FloatArray:
+        """The last multipliers, without those of lower sides that have been given up."""
+        assert self._dual is not None
+        stands = np.append(standing, True)[self.req.lower]
+        return np.where(stands, self._dual, np.minimum(self._dual, 0.0))
 
     def _solve_linear(self, standing: BoolArray) -> bool | None:
         assert self._part is not None
@@ -575,7 +713,7 @@ class _Deletion:
         return False if shortfall <= SIGNIFICANT else None
 
     def _solve_whole(self, standing: BoolArray) -> bool | None:
-        raw = self._run(standing)
+        raw = self._run_near(standing) or self._run(standing)
         if raw.termination == Termination.INFEASIBLE:
             return True
         if raw.x is None:
@@ -620,6 +758,19 @@ class _Deletion:
         self._part.change(self._session, bounds)
         return self._session.solve(self.clock.left_s)
 
+    def _run_near(self, standing: BoolArray) -> RawResult | None:
+        """Look for whole numbers near a large model's relaxation; None if that says nothing."""
+        assert self._part is not None
+        part, bounds = self._part, self.req.bounds(standing)
+        model = replace(
+            part.model,
+            row_lower=bounds.row_lower[part.rows],
+            row_upper=bounds.row_upper[part.rows],
+            column_upper=bounds.column_upper[part.columns],
+            integer=bounds.integer[part.columns],
+        )
+        return self.settings.near(model, self.clock)
+
     def _swap_integrality(self, integer: BoolArray) -> None:
         """Whole numbers of some columns only: a new session, as sessions know all or none."""
         assert self._part is not None
@@ -652,7 +803,7 @@ class _Deletion:
         members = self._split(np.flatnonzero(self.standing), axes, families)
         members = self.shrink(members)
         self._focus(np.ones(self.req.size, dtype=bool), again=True)
-        for axis in AXES if by_period else AXES[:-1]:
+        for axis in self.req.axes if by_period else self.req.axes[:-1]:
             members = self._refine(members, axis)
         return members
 
@@ -695,21 +846,65 @@ class _Deletion:
         return False
 
     def _refine(self, members: list[Member], axis: str) -> list[Member]:
-        """Split members along an axis and give up what is not needed, unless much is needed."""
+        """Split members along an axis and give up what is not needed, unless much is needed.
+
+        Where the multipliers say that much is, the others come first: less may be needed then.
+        """
         families = self.req.family_of()
-        fine: list[Member] = []
-        for member in members:
-            pieces = self._split(member, [axis], families)
-            if len(pieces) == 1:
-                fine.append(member)
-                continue
-            before = self.standing
-            most = MANY.get(axis, np.inf)
-            needed = self.shrink(pieces, known=True, most=most)
-            if len(needed) > most:
-                self.standing, needed = before, [member]
-            fine += needed
-        return fine
+        fine: list[list[Member] | None] = [None] * len(members)
+        for last in (False, True):
+            for number, member in enumerate(members):
+                if fine[number] is None:
+                    pieces = self._split(member, [axis], families)
+                    fine[number] = self._needed(pieces, axis, last) if len(pieces) > 1 else [member]
+        return [piece for pieces in fine for piece in pieces or ()]
+
+    def _needed(self, pieces: list[Member], axis: str, last: bool) -> list[Member] | None:
+        """Those pieces that are needed, or all together if they are many.
+
+        None, but for the last time, where multipliers alone say that they are.
+        """
+        before, most = self.standing, self.req.many.get(axis, np.inf)
+        needed = self._trimmed(pieces)
+        if len(needed) > max(FEW_NEEDED * most, MANY_PIECES) and not last:
+            self.standing = before
+            return None
+        if len(needed) <= max(FEW_NEEDED * most, MANY_PIECES):
+            needed = self.shrink(needed, known=True, most=most)
+        if len(needed) > most:
+            self.standing, needed = before, [np.concatenate(pieces)]
+        return needed
+
+    def _trimmed(self, pieces: list[Member]) -> list[Member]:
+        """Of many pieces those that the multipliers' proof needs, most of them first given up."""
+        if len(pieces) <= MANY_PIECES or self._dual is None:
+            return pieces
+        weights = self._weights()
+        order = np.argsort([weights[piece].sum() for piece in pieces], kind="stable")
+
+        def left(count: int) -> BoolArray:
+            standing = self.standing.copy()
+            standing[np.concatenate([pieces[i] for i in order[:count]])] = False
+            return standing
+
+        low, high = 0, len(pieces)  # so many can be given up, so many cannot
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._proved(left(middle)) else (low, middle)
+        self.standing = left(low) if low else self.standing
+        return [pieces[i] for i in order[low:]]
+
+    def _weights(self) -> FloatArray:
+        """About what the multipliers' proof loses without each requirement."""
+        req, model = self.req, self.req.model
+        dual = clipped(model, self._leaning_on(self.standing))
+        weights = np.zeros(req.size + 1)
+        leans = dual > 0
+        np.add.at(weights, req.lower[leans], dual[leans] * model.row_lower[leans])
+        np.add.at(weights, req.upper[dual < 0], np.inf)
+        opened = np.maximum(model.matrix.T @ dual, 0.0) * model.column_upper
+        weights[:-1] += (req.closing != 0).T @ opened
+        return weights[:-1]
 
     def _split(self, leaves: Member, axes: Sequence[str], families: IntArray) -> list[Member]:
         """Leaves by family and position on some axes, in the order of the families."""
@@ -729,6 +924,20 @@ def _gap(model: Model, raw: RawResult) -> float:
     c = model.stages[0].c
     value = float(c @ raw.x)
     return (value - dual_bound(model, c, raw.row_dual)) / max(abs(value), 1e-300)
+
+
+def rounded_up(value: float) -> str:
+    """A number to six digits, rounded up: what is printed as enough has to be enough."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:,.6g}"
+    digit = 10.0 ** (math.floor(math.log10(abs(value))) - 5)
+    return f"{math.ceil(value / digit - 1e-6) * digit:,.6g}"
+
+
+def rounded_down(value: float) -> str:
+    """A number to six digits, rounded down."""
+    text = rounded_up(-value)
+    return text[1:] if text.startswith("-") else f"-{text}"
 
 
 def _tidy(amount: float) -> float:
@@ -771,10 +980,12 @@ class _Relaxer:
         )
         return part, model, self._solve(model)
 
-    def _solve(self, model: Model) -> RawResult:
+    def _solve(self, model: Model, sharply: bool = True) -> RawResult:
         """Solve, a continuous model more sharply again while its own bound leaves a gap."""
+        if (near := self.settings.near(model, self.clock)) is not None:
+            return near
         best: RawResult | None = None
-        for options in ({}, *SHARPER):
+        for options in ({}, *SHARPER) if sharply else ({},):
             with self.settings.session(model, **options) as session:
                 raw = session.solve(self.clock.left_s)
             if best is None or best.x is None or _gap(model, raw) < _gap(model, best):
@@ -814,8 +1025,7 @@ class _Relaxer:
             row_lower=bounds.row_lower[part.rows],
             row_upper=bounds.row_upper[part.rows],
         )
-        with self.settings.session(model) as session:
-            raw = session.solve(self.clock.left_s)
+        raw = self._solve(model, sharply=False)
         if raw.termination == Termination.INFEASIBLE:
             return False
         return None if raw.x is None else True
@@ -824,12 +1034,17 @@ class _Relaxer:
         """The least change of one member that makes a plan possible, if there is one."""
         if self.req.slack_rows(member):
             wide = self.req.widened(member)
-            shared = len(wide) > len(member)
+            one = self.req.widened(member[:1])  # a number that many requirements share is one
+            shared = len(wide) > len(member) or len(one) == len(wide) > 1
             part, model, raw = self.least_missing(wide, self.req.bounds(self.all), shared=shared)
             if raw.x is None or not part.model.matrix.shape[1] > len(part.columns):
                 return None
             amount = _tidy(float(raw.x[part.slack].sum()))
-            return self.req.relaxation(wide, amount, self._smallest(model, raw))
+            x, smallest = part.x(raw, self.req.model.matrix.shape[1]), self._smallest(model, raw)
+            closer = self.req.closer(wide, amount, x, smallest)
+            if closer.unsettled and not self.clock.over:
+                return _Relaxer(closer, self.settings, self.clock).alone(member)
+            return closer.relaxation(wide, amount, smallest)
         without = self.all.copy()
         without[member] = False
         if not self.feasible(self.req.bounds(without)):  # not known counts as no
@@ -963,26 +1178,26 @@ def _explained(req: Requirements, settings: _Settings, clock: Clock) -> Explanat
         search.irreducible,
         (*alone.values(), *least),
         (
-            *req.headlines(members, missing),
+            *(() if missing is None else req.headlines(members, missing)),
             *_sentences(search, members, list(alone.values()), least, clock.over),
         ),
         proof,
     )
 
 
-def _missing(relaxer: _Relaxer, standing: BoolArray, members: list[Member]) -> dict[int, float]:
-    """How much of what a conflict asks for cannot be had while the rest of it stands."""
-    family = relaxer.req.families.get(relaxer.req.wanted)
-    every = np.concatenate(members)
-    if (
-        family is None
-        or not (at := (every >= family.start) & (every < family.start + family.size)).any()
-    ):
+def _missing(
+    relaxer: _Relaxer, standing: BoolArray, members: list[Member]
+) -> dict[int, float] | None:
+    """How much of what a conflict is short of cannot be had while the rest of it stands.
+
+    None if that was not found out.
+    """
+    short = relaxer.req.short_of(members)
+    if not len(short):
         return {}
-    wanted = every[at]
-    bounds = relaxer.req.bounds(standing)
-    part, _, raw = relaxer.least_missing(wanted, bounds)
-    return {} if raw.x is None else relaxer.amounts(part, raw)
+    part, model, raw = relaxer.least_missing(short, relaxer.req.bounds(standing))
+    unproved = model.is_integer and raw.termination != Termination.OPTIMAL
+    return None if raw.x is None or unproved else relaxer.amounts(part, raw)
 
 
 def _varied(req: Requirements, members: Iterable[Member]) -> list[Member]:

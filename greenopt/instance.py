@@ -41,6 +41,8 @@ AXIS_FIELDS = {
     "level": "levels",
     "model": "models",
     "gpu_type": "gpu_types",
+    "query": "queries",
+    "deployment": "deployments",
 }
 """Name of the field that lists the members of each axis."""
 

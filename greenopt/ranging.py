@@ -32,6 +32,7 @@ from greenopt.labelled import BoolArray, FloatArray, load_pandas
 from greenopt.model import Directions, Model
 from greenopt.problems import part
 from greenopt.results import SCHEMA_VERSION, Solution
+from greenopt.showing import showing
 from greenopt.solvers import Basis, Session, Termination
 
 AT_BOUND = 1e-9
@@ -73,6 +74,9 @@ class Growing(Protocol):
         Metrics that are means, and what each is a mean of.
     count : str
         The metric that means are divided by.
+
+    A problem that relaxes whole numbers instead of holding them has a model without any, and an
+    attribute `relaxed` that is true.
     """
 
     instance: Any
@@ -213,7 +217,11 @@ class Marginals:
         best plan with these numbers: starting or stopping an instance could gain more.
     of : dict of str to Marginal
         By direction. Of placement, "demand" over period, origin, class; "gpus" over period, site,
-        gpu_type; "gpus_always" over site, gpu_type: one more GPU in every period.
+        gpu_type; "gpus_always" over site, gpu_type: one more GPU in every period. Of routing,
+        "demand" over query; "limits" over limit: one more unit of both its sides.
+    integers_relaxed : bool
+        Whether whole numbers were relaxed. Rates and objective are then those of the linear
+        program, which no plan may reach.
     """
 
     instance: str
@@ -221,11 +229,13 @@ class Marginals:
     objective: float
     integers_fixed: bool
     of: Mapping[str, Marginal]
+    integers_relaxed: bool = False
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{own.valid_up_to.size} of {name}" for name, own in self.of.items())
-        held = ", whole numbers held" if self.integers_fixed else ""
-        return f"<Marginals of {self.instance!r}: {sizes}{held}>"
+        whole = ", whole numbers held" if self.integers_fixed else ""
+        whole += ", whole numbers relaxed" if self.integers_relaxed else ""
+        return f"<Marginals of {self.instance!r}: {sizes}{whole}>"
 
     def __getitem__(self, name: str) -> Marginal:
         if name not in self.of:
@@ -249,6 +259,7 @@ class Marginals:
             "instance_sha256": self.instance_sha256,
             "objective": self.objective,
             "integers_fixed": self.integers_fixed,
+            "integers_relaxed": self.integers_relaxed,
             "sets": sets,
             "of": {name: own.document() for name, own in self.of.items()},
         }
@@ -257,14 +268,17 @@ class Marginals:
         """Comma-separated values: a row a direction, nothing in the axes that it has not."""
         axes = dict.fromkeys(axis for own in self.of.values() for axis in own.labels)
         rates = dict.fromkeys(name for own in self.of.values() for name in own.rates)
-        fixed = "integers_fixed"
-        head = ["of", "unit", *axes, *rates, "valid_up_to", "degenerate", "tied", fixed]
+        integers = {
+            "integers_fixed": self.integers_fixed,
+            "integers_relaxed": self.integers_relaxed,
+        }
+        head = ["of", "unit", *axes, *rates, "valid_up_to", "degenerate", "tied", *integers]
         text = io.StringIO()
         writer = csv.DictWriter(text, head, restval="", lineterminator="\n")
         writer.writeheader()
         for name, own in self.of.items():
             whole = {"of": name, "unit": own.unit, "tied": " ".join(own.tied)}
-            writer.writerows(whole | row | {fixed: self.integers_fixed} for row in own.rows())
+            writer.writerows(whole | row | integers for row in own.rows())
         return text.getvalue()
 
 
@@ -287,7 +301,8 @@ def marginals(
         A plan whose whole numbers are held fixed; an instance with whole numbers is solved first
         without one. Continuous instances are solved anew, since a plan alone has no basis.
     of : str or sequence of str, optional
-        Directions, of placement some of "demand", "gpus", "gpus_always"; all by default.
+        Directions that the problem has, of placement some of "demand", "gpus", "gpus_always", of
+        routing of "demand", "limits"; all by default.
     metrics : str or sequence of str, optional
         Additive metrics, custom metrics and means; by default those that most ask for.
     time_limit : float
@@ -301,13 +316,15 @@ def marginals(
     NoOptimumError
         If no plan exists or was found in time.
     ModelError
-        For an unknown name or what is no instance.
+        For an unknown name, a problem without marginals, or what is no instance.
     SolutionError
         If the solution belongs to another instance, or lacks some of the whole numbers.
     """
     from greenopt.solving import refuse_others
 
     refuse_others(instance)
+    if not showing(instance.problem).DIRECTIONS:
+        raise ModelError(f"{instance.problem} has no marginals")
     if solution is not None:
         belongs(instance, solution)
     until = time.perf_counter() + arguments.time_limit_s(time_limit)
@@ -322,7 +339,9 @@ def marginals(
     whole = _plan(formulation, solution, until, seed) if held else None
     with _Optimum(formulation, whole, seed, until) as optimum:
         found = {name: optimum.marginal(directions[name], vectors) for name in wanted}
-        return Marginals(formulation.model.name, instance.sha256, optimum.value, held, found)
+        relaxed = bool(getattr(formulation, "relaxed", False))
+        name, value = formulation.model.name, optimum.value
+        return Marginals(name, instance.sha256, value, held, found, relaxed)
 
 
 def _names(names: str | Sequence[str]) -> list[str]:

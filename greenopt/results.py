@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from greenopt.errors import ModelError, Problem, SolutionError
 from greenopt.files import read_json, write_json
 from greenopt.labelled import LabelledArray, load_pandas
+from greenopt.problems import part
 from greenopt.validation import (
     NonNegative,
     NotBoolean,
@@ -114,8 +115,9 @@ class Solution:
     metrics : dict of str to float or None
         Totals; None where a mean has nothing to average.
     metrics_by : dict
-        ``metrics_by["site"]["carbon_kg"]`` is a list along the sites; likewise period, class and
-        "period,site".
+        By axis, or axes joined by commas, then by metric: ``metrics_by["site"]["carbon_kg"]`` is a
+        list along the sites, under "period,site" it is one of lists. Which there are is the
+        problem's; placement has site, period, class and "period,site".
     sets : dict of str to tuple of str
         Labels of the instance's axes.
     runtime_s : dict of str to float
@@ -201,8 +203,16 @@ class Solution:
         Parameters
         ----------
         name : str
-            A decision ("flow", "instances", "running", "deferred", ...), a marginal ("demand",
-            "gpus", ...), or "site", "period", "class" for the metrics along that axis.
+            A key of `metrics_by` ("site", "period,site", ...) for the metrics along its axes, or of
+            `decision` or `marginals`. Of placement these are "flow", "instances", "running",
+            "deferred" and others, and "demand", "gpus" and others.
+
+        Raises
+        ------
+        KeyError
+            Naming what there is.
+        ImportError
+            If pandas is not installed.
         """
         if name in self.metrics_by:
             pd = load_pandas()
@@ -220,39 +230,42 @@ class Solution:
         return self.array(name).to_frame()
 
     def routing_weights(self) -> LabelledArray:
-        """For each period, origin and class: the share of served requests by site, mode, level."""
-        flow = self.array("flow")
-        kept = ("period", "origin", "class")
-        total = flow.total_over(*kept)
-        position = [flow.axes.index(axis) for axis in kept]
-        share = flow.values / total[tuple(flow.codes[position])]
-        return LabelledArray("weight", "1", flow.labels, flow.codes, share)
+        """Of placement, for each period, origin and class: shares by site, mode and level.
+
+        See `greenopt.problems.placement.rollout.routing_weights`.
+
+        Raises
+        ------
+        ModelError
+            For a solution of another problem.
+        """
+        weights: LabelledArray = self._of_placement("routing_weights")(self)
+        return weights
 
     def replicas(self, rounding: Literal["up", "nearest", "down"] = "up") -> LabelledArray:
-        """Whole instances by period, site, model and mode.
+        """Of placement, whole instances by period, site, model and mode.
 
-        Where the plan counts instances (it has a `running` array), these are its own, those that
-        are starting included. With `instance_counts` "integer" they are whole, and nothing is
-        rounded. Otherwise the plan has fractions of instances, and it is the plan that is proved:
-        rounded up, every request finds its capacity, but at a full site each model and mode may
-        need up to one instance more than there are GPUs; rounded down, GPUs suffice, but up to one
-        instance's load a model and mode is left over.
+        See `greenopt.problems.placement.rollout.replicas`.
 
         Parameters
         ----------
         rounding : str
             "up", "nearest" or "down".
+
+        Raises
+        ------
+        ModelError
+            For a solution of another problem, or an unknown rounding.
         """
-        run = self.decision.get("running") or self.array("instances")
-        kept = ("period", "site", "model", "mode")
-        mean = run.total_over(*kept)
-        shifts = {"up": 1 - 1e-6, "nearest": 0.5, "down": 1e-6}
-        if rounding not in shifts:
-            raise ModelError(f"rounding is {rounding!r}; expected one of {list(shifts)}")
-        shift = shifts[rounding]
-        whole = np.floor(mean + shift)
-        labels = {axis: run.labels[axis] for axis in kept}
-        return LabelledArray.from_dense("replicas", "instances", labels, whole)
+        whole: LabelledArray = self._of_placement("replicas")(self, rounding)
+        return whole
+
+    def _of_placement(self, name: str) -> Any:
+        """A function of placement's, for its solutions only."""
+        if self.problem != "placement":
+            own = f"this one is of {self.problem} and has what it decides in `decision`"
+            raise ModelError(f"{self.instance}: {name} is for plans of placement; {own}")
+        return getattr(part("placement", "rollout"), name)
 
     def __repr__(self) -> str:
         gap = "" if self.gap is None else f", gap {self.gap:.1e} ({self.bound_source})"
@@ -340,7 +353,7 @@ class Solution:
         SolutionError
             With every problem found, each with its JSON path.
         """
-        if "kind" not in document and "periods" in document:
+        if "kind" not in document and "provenance" in document:
             raise SolutionError(source, [Problem("$", "is an instance file, expected a solution")])
         try:
             read = _SolutionFile.model_validate(dict(document))

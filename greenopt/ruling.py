@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from greenopt.model import Block, Model, StageObjective
 from greenopt.problems import part
 from greenopt.results import Solution, StageResult, Status, closes
 from greenopt.solvers import Termination
-from greenopt.solving import REFINEMENTS, Run, Settings
+from greenopt.solving import CHECK_TOLERANCE, REFINEMENTS, Run, Settings
 
 SLACK = 1e-7
 """Part of what a rule has reached that the steps after it may use up, against rounding."""
@@ -52,8 +53,47 @@ def solve_by_rule(
     time_limit : float or None
         Wall-clock limit on solver time, s; the bound, timed apart, has as much again.
     """
-    formulation = part(instance.problem, "methods").formulate(instance, method)
+    methods = part(instance.problem, "methods")
+    if hasattr(methods, "decide"):
+        return _decided(instance, methods.decide, method, settings, time_limit)
+    formulation = methods.formulate(instance, method)
     return follow(instance, formulation, method, settings, time_limit)
+
+
+def _decided(
+    instance: Instance,
+    decide: Callable[[Any, str, Run], FloatArray | None],
+    method: str,
+    settings: Settings,
+    time_limit: float | None,
+) -> Solution:
+    """The plan that a rule decides on by itself, checked, with the bound of the best plan."""
+    run = Run(instance, settings, time_limit)
+    formulation = run.formulate()
+    run.choose_solver(formulation)
+    with run.timed("rule"):
+        x = decide(formulation, method, run)
+    run.report["gap_asked"] = settings.gap
+    if x is None:
+        return _without_plan(run, method, "it found no room for some query")
+    decision = formulation.decode(x)
+    with run.timed("check"):
+        found = part(instance.problem, "check").evaluate(instance, decision, CHECK_TOLERANCE)
+    if found.violations:
+        return _without_plan(run, method, f"its plan breaks {found.violations[0]}")
+    run.report["notes"] = found.notes
+    stages = [StageResult(value, -np.inf, "none", {}) for value in found.stages]
+    if settings.bound:
+        stages[0] = replace(run.relaxed_bound(formulation), objective=found.stages[0])
+    proved = len(stages) == 1 and closes(stages[0].objective, stages[0].bound, settings.gap)
+    status = Status.OPTIMAL if proved else Status.FEASIBLE
+    return run.packed(method, status, stages, decision, found)
+
+
+def _without_plan(run: Run, method: str, why: str) -> Solution:
+    """A rule found no plan, which says nothing about the instance."""
+    run.report["message"] = f"{method} has no plan here: {why}"
+    return run.packed(method, Status.LIMIT, (), {}, None)
 
 
 def follow(

@@ -118,7 +118,7 @@ def solve(
         For an unknown or unusable solver.
     """
     refuse_others(instance)
-    refuse_unknown(method, solver)
+    refuse_unknown(method, solver, [instance.problem])
     settings = Settings(solver, isolation, gap, bound, explain, seed, threads)
     if method != "exact":
         from greenopt.ruling import solve_by_rule
@@ -145,8 +145,8 @@ def methods_of(problem: str) -> dict[str, str]:
     return {"exact": "the proven optimum", **part(problem, "methods").RULES}
 
 
-def refuse_unknown(method: str, solver: str) -> None:
-    """Refuse a method or solver that is not known, naming those that are.
+def refuse_unknown(method: str, solver: str, problems: Iterable[str] = PROBLEMS) -> None:
+    """Refuse a method that none of some problems has, or an unknown solver, naming the known ones.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def refuse_unknown(method: str, solver: str) -> None:
     SolverError
         For an unknown solver.
     """
-    known = dict.fromkeys(name for problem in PROBLEMS for name in methods_of(problem))
+    known = dict.fromkeys(name for problem in problems for name in methods_of(problem))
     if method not in known:
         raise ModelError(f"unknown method {method!r}; known are {', '.join(known)}")
     find(solver)
@@ -241,7 +241,7 @@ class Run:
 
     def formulate(self) -> Any:
         """The model of the instance, with the way back."""
-        with self._timed("build"):
+        with self.timed("build"):
             return part(self.instance.problem, "formulation").formulate(self.instance)
 
     def solution(self, formulation: Any = None) -> Solution:
@@ -253,20 +253,21 @@ class Run:
             What `formulate` returns, if it is there already.
         """
         formulation = formulation or self.formulate()
+        self.choose_solver(formulation)
         self.report["gap_asked"] = self.settings.gap
         formulation, (raw, stages, x, scales) = self.refined(formulation)
         self.report["termination"], self.report["message"] = str(raw.termination), raw.message
         decision: dict[str, Any] = {}
         found = None
         if x is not None:
-            with self._timed("decode"):
+            with self.timed("decode"):
                 decision = formulation.decode(x)
-            with self._timed("check"):
+            with self.timed("check"):
                 found = part(self.instance.problem, "check").evaluate(
                     self.instance, decision, CHECK_TOLERANCE
                 )
         elif raw.termination == Termination.INFEASIBLE:
-            with self._timed("explain"):
+            with self.timed("explain"):
                 self._explain(formulation.curved)
         if found is not None and formulation.curved:
             stages[-1] = _at_true_value(stages[-1], found.stages[len(stages) - 1])
@@ -279,11 +280,36 @@ class Run:
             bound = value if 0 < last.bound - value <= rounding else last.bound
             stages[-1] = StageResult(value, bound, last.bound_source, last.marginals)
             self.report["notes"] = found.notes
+        return self.packed("exact", status, stages, decision, found)
+
+    def packed(
+        self,
+        method: str,
+        status: Status,
+        stages: Iterable[StageResult],
+        decision: dict[str, LabelledArray],
+        found: Any,
+    ) -> Solution:
+        """A solution with what this run knows.
+
+        Parameters
+        ----------
+        method : str
+            How it was found.
+        status : Status
+            How it ended.
+        stages : iterable of StageResult
+            Values and bounds.
+        decision : dict of str to LabelledArray
+            The plan, empty without one.
+        found
+            What the checker says of the plan; None without one.
+        """
         return Solution(
             problem=self.instance.problem,
             instance=self.instance.name,
             instance_sha256=self.instance.sha256,
-            method="exact",
+            method=method,
             solver=self.settings.solver,
             status=status,
             stages=tuple(stages),
@@ -302,8 +328,15 @@ class Run:
             report=self.report,
         )
 
+    def choose_solver(self, formulation: Any) -> None:
+        """Use the solver that suits the structure, where the default is left to choose."""
+        own_choice = self.settings.solver == "highs" and type(self.hand_over) is HandOver
+        if own_choice and formulation.suits is not None and self.start is None:
+            self.settings = replace(self.settings, solver=formulation.suits)
+
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: str) -> Iterator[None]:
+        """Count the time of what is done inside to a phase."""
         started = time.perf_counter()
         yield
         elapsed = time.perf_counter() - started
@@ -326,7 +359,7 @@ class Run:
             ]
             if not unproved or raw.termination != Termination.OPTIMAL:
                 break
-            with self._timed("build"):
+            with self.timed("build"):
                 prices = None if whole or not self._prices else self._prices[unproved[0]]
                 finer = formulation.finer(x, *prices) if prices else formulation.around(x)
             better = self._stages(finer)
@@ -412,7 +445,7 @@ class Run:
         solver = self._dual_solver if relax else self.settings.solver
 
         def run(options: dict[str, Any], again: bool) -> RawResult:
-            with self._timed(phase):
+            with self.timed(phase):
                 return self._run_once(model, stage, solver, relax, options, again, start)
 
         return self._best_attempt(model, stage, solver, relax, run, self._attempts(stage, relax))
@@ -545,7 +578,7 @@ class Run:
             return raw.tree_bound
         if number > 0:  # earlier stages are kept above their curves
             return -np.inf
-        with self._timed("bound"):
+        with self.timed("bound"):
             return self._run_once(
                 below.model, number, self.settings.solver, False, {}, False, None
             ).tree_bound

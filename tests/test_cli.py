@@ -26,6 +26,7 @@ from oracles.tiny import Document, random_document
 import greenopt as go
 from greenopt.cli import main
 from greenopt.io import to_model
+from greenopt.problems import PROBLEMS
 
 INSTANCES = Path(__file__).resolve().parents[1] / "instances" / "placement"
 QUICK = INSTANCES / "quick.json"
@@ -981,7 +982,8 @@ def test_schema_of_an_unknown_problem(run: Run) -> None:
     """A problem that does not exist is status 2, one line that names those that do."""
     status, out, err = run("schema", "knapsack")
     assert (status, out) == (2, [])
-    assert err == ["greenopt: unknown problem 'knapsack'; known are placement"]
+    known = ", ".join(PROBLEMS)
+    assert err == [f"greenopt: unknown problem 'knapsack'; known are {known}"]
 
 
 def objective_of(file: Path) -> float:

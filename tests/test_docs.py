@@ -13,7 +13,7 @@ from conftest import ROOT
 @pytest.mark.parametrize(
     ("page", "least"),
     [("placement/queues.md", 12), ("placement/rules.md", 8), ("placement/world.md", 9),
-     ("solvers.md", 5)],
+     ("solvers.md", 5), ("routing/online.md", 20)],
 )  # fmt: skip
 def test_examples_print_what_the_page_says(
     page: str, least: int, monkeypatch: pytest.MonkeyPatch

@@ -259,7 +259,7 @@ def test_gzip_with_a_fault_inside(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 FAULTS: dict[str, tuple[Change, Expected]] = {
     # what kind of file
-    "no problem": (take("problem"), [("$.problem", "one of ['placement']")]),
+    "no problem": (take("problem"), [("$.problem", "one of ['placement', 'routing']")]),
     "unknown problem": (put("problem", value="knapsack"), [("$.problem", "is 'knapsack'")]),
     "problem a list": (put("problem", value=[]), [("$.problem", "is []")]),
     "problem an object": (put("problem", value={}), [("$.problem", "is {}")]),

@@ -16,8 +16,10 @@ from oracles import tiny as oracle
 from oracles.tiny import Document, random_document
 
 import greenopt as go
-from greenopt import cli, plots
+from greenopt import drawing, plots
 from greenopt.errors import ModelError, NoOptimumError, SolutionError
+from greenopt.problems.placement import plots as placed
+from greenopt.problems.placement.showing import PLOTS
 
 QUICK = Path(__file__).resolve().parents[1] / "instances" / "placement" / "quick.json"
 
@@ -130,13 +132,8 @@ def overlapping(figure: Any, texts: list[Text]) -> list[tuple[str, str]]:
 # what all kinds share
 
 
-def test_kinds_are_those_of_the_command_line() -> None:
-    """The command line offers what can be drawn."""
-    assert cli.PLOTS == plots.KINDS
-
-
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", PLOTS)
 def test_files_repeat(kind: str, ending: str, tmp_path: Path) -> None:
     """The same plan gives the same bytes, of the format that the ending names."""
     instance = tiny()
@@ -233,7 +230,7 @@ def test_map_needs_locations(tmp_path: Path) -> None:
 )
 def test_moments(n_periods: int, expected: list[int]) -> None:
     """Six periods evenly spread, or all of fewer."""
-    assert plots.moments(n_periods) == expected
+    assert placed.moments(n_periods) == expected
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -244,9 +241,9 @@ def test_arcs_are_the_flows(seed: int) -> None:
     sums: Counter[tuple[int, int, int]] = Counter()
     for (t, o, _, s, _, _), value in zip(flow.codes.T.tolist(), flow.values, strict=True):
         sums[t, o, s] += value / instance.periods.duration_s[t]
-    rates = plots.served_per_s(instance, solution)
+    rates = placed.served_per_s(instance, solution)
     for t, served in enumerate(rates):
-        drawn = {(arc.origin, arc.site): arc.requests_per_s for arc in plots.arcs(served)}
+        drawn = {(arc.origin, arc.site): arc.requests_per_s for arc in placed.arcs(served)}
         expected = {(o, s): v for (at, o, s), v in sums.items() if at == t and v > 1e-6}
         assert drawn.keys() >= expected.keys()
         assert {pair: drawn[pair] for pair in expected} == pytest.approx(expected)
@@ -260,7 +257,7 @@ def test_map_shows_the_plan() -> None:
     figure = plots.figure(instance, solution, "flows")
     axes = panels(figure)
     assert len(axes) == 2
-    rates = plots.served_per_s(instance, solution)
+    rates = placed.served_per_s(instance, solution)
     demand = instance.demand_requests.sum(axis=2) / np.array([[3600.0], [1800.0]])
     home = ("europe", "sweden")
     away = [r * [[(o, s) != home for s in instance.sites] for o in instance.origins] for r in rates]
@@ -290,7 +287,7 @@ def test_map_shows_the_plan() -> None:
 def test_ways_take_the_shorter_side() -> None:
     """From Tokyo to California it is over the Pacific, and the map is then the whole world."""
     instance = quick()
-    world = plots._Map(instance, go.solve(instance))
+    world = placed._Map(instance, go.solve(instance))
     names = instance.origins
     way = world.path(names.index("Tokyo"), names.index("California"))
     assert way[0] == pytest.approx([139.7, 35.7])
@@ -324,13 +321,13 @@ def test_labels_keep_apart() -> None:
     places = [(float(x), float(y)) for x, y in rng.uniform(60, 440, (30, 2))]
     radii, sizes = [8.0] * 30, [(40.0, 8.0)] * 30
     inside = (0.0, 0.0, 500.0, 500.0)
-    found = plots._spread(places, radii, sizes, inside)
+    found = placed._spread(places, radii, sizes, inside)
     boxes = [(x + dx - 20, y + dy - 4, x + dx + 20, y + dy + 4)
              for (x, y), (dx, dy, _) in zip(places, found, strict=True)]  # fmt: skip
-    assert all(plots._overlap(a, b) == 0 for a, b in combinations(boxes, 2))
+    assert all(placed._overlap(a, b) == 0 for a, b in combinations(boxes, 2))
     circles = [(x - 8, y - 8, x + 8, y + 8) for x, y in places]
-    assert all(plots._overlap(box, circle) == 0 for box in boxes for circle in circles)
-    assert all(plots._overlap(box, inside) == pytest.approx(320.0) for box in boxes)
+    assert all(placed._overlap(box, circle) == 0 for box in boxes for circle in circles)
+    assert all(placed._overlap(box, inside) == pytest.approx(320.0) for box in boxes)
 
 
 # sources
@@ -348,7 +345,7 @@ def test_stacks_are_the_metrics(seed: int) -> None:
     axes = panels(plots.figure(instance, solution, "sources"))
     assert len(axes) == 3
     negative = 0
-    for ax, parts in zip(axes, plots.SOURCES.values(), strict=True):
+    for ax, parts in zip(axes, placed.SOURCES.values(), strict=True):
         assert len(ax.containers) == len(parts)
         ends = np.zeros((2, len(instance.sites)))  # of what is negative, of what is positive
         for bars, metric in zip(ax.containers, parts, strict=True):
@@ -376,7 +373,7 @@ def test_stacks_on_both_sides_of_zero() -> None:
 
     ax = Figure().subplots()
     parts = {"a": [2.0, -1.0], "b": [-3.0, -4.0], "c": [5.0, 6.0]}
-    plots._draw_stacks(ax, "Sum", {name: np.array(values) for name, values in parts.items()})
+    drawing.stacks(ax, "Sum", {name: np.array(values) for name, values in parts.items()})
     starts = [[bar.get_x() for bar in bars] for bars in ax.containers]
     assert starts == [[0.0, 0.0], [0.0, -1.0], [2.0, 0.0]]
     assert [text.get_text() for text in ax.texts] == ["4", "1"]
@@ -412,19 +409,19 @@ def test_utilisation_at_full_load() -> None:
     """By rule exact an instance is as busy as its level says, however many there are."""
     instance = queue(load_rule="exact", fixed_instances=None)
     solution = go.solve(instance)
-    (grid,) = plots.queue_utilisation(instance, solution).values()
+    (grid,) = placed.queue_utilisation(instance, solution).values()
     assert grid == pytest.approx(np.array([[0.9]]))
-    assert plots.gpu_share(instance, solution) == pytest.approx(2 * (1 / 1.8) / 6)
+    assert placed.gpu_share(instance, solution) == pytest.approx(2 * (1 / 1.8) / 6)
 
 
 def test_nothing_to_hold_is_not_zero() -> None:
     """Without GPUs, or with as many as anyone wants, there is no share; nor a queue unused."""
     gpus = [[[24.0, None], [24.0, 0.0]], [[24.0, 24.0], [16.0, 32.0]]]
     instance = tiny(gpus=gpus)
-    share = plots.gpu_share(instance, go.solve(instance))
+    share = placed.gpu_share(instance, go.solve(instance))
     assert np.isnan(share).tolist() == [[[False, True], [False, True]], [[False] * 2] * 2]
     idle = queue(demand_requests=[[[0.0]]], fixed_instances=None)
-    (grid,) = plots.queue_utilisation(idle, go.solve(idle)).values()
+    (grid,) = placed.queue_utilisation(idle, go.solve(idle)).values()
     assert np.isnan(grid).all()
     figure = plots.figure(idle, go.solve(idle), "utilisation")
     assert len(panels(figure)) == 1
@@ -446,7 +443,7 @@ def test_gpus_held_are_those_of_the_plan(seed: int, features: dict[str, bool]) -
         t, s, n, m = code[:4]
         p = profiles[instance.models[n].name, instance.modes[m]]
         held[t, s, types.index(p.gpu_type)] += value * p.gpus_per_instance
-    share = plots.gpu_share(instance, solution)
+    share = placed.gpu_share(instance, solution)
     there = np.isfinite(share)
     assert (share[there] * instance.gpus[there]) == pytest.approx(held[there])
     assert (share[there] <= 1 + 1e-6).all()
@@ -460,11 +457,11 @@ def test_gpus_held_are_those_of_the_plan(seed: int, features: dict[str, bool]) -
 def test_mean_carbon_adds_up_to_the_checkers(seed: int, features: dict[str, bool]) -> None:
     """Over the horizon the carbon charged to each class is the solution's metric by class."""
     instance, solution = random_plan(seed, **features)
-    served, charged = plots._served_and_charged_kg(instance, solution)
+    served, charged = placed._served_and_charged_kg(instance, solution)
     by_class = solution.metrics_by["class"]
     assert served.sum(axis=0) == pytest.approx(np.array(by_class["requests"]))
     assert charged.sum(axis=0) == pytest.approx(np.array(by_class["carbon_kg"]))
-    mean = plots.mean_carbon_g(instance, solution)
+    mean = placed.mean_carbon_g(instance, solution)
     some = served > 0
     assert mean[some] == pytest.approx(1e3 * charged[some] / served[some])
     assert np.isnan(mean[~some]).all()
@@ -480,7 +477,7 @@ def test_lines_are_the_marginals() -> None:
     for k, ax in enumerate(axes):
         median, mean = ax.get_lines()[:2]
         assert median.get_ydata() == pytest.approx(np.repeat(np.median(rates[:, :, k], axis=1), 2))
-        expected = plots.mean_carbon_g(instance, solution)[:, k]
+        expected = placed.mean_carbon_g(instance, solution)[:, k]
         assert mean.get_ydata() == pytest.approx(np.repeat(expected, 2))
         band = ax.collections[0].get_paths()[0].vertices
         drawn = band[np.isclose(band[:, 0], 0.0) | (band[:, 0] < 0.5), 1]
@@ -495,7 +492,7 @@ def test_rates_that_are_no_numbers_are_marked() -> None:
     ax = Figure().subplots()
     nothing, inf = np.nan, np.inf
     rate = np.array([[1.0, 2.0, 6.0], [1.0, inf, inf], [nothing, 3.0, 5.0], [nothing] * 3])
-    plots._draw_range(ax, rate, np.array([1.0, 1.0, nothing, 1.0]))
+    placed._draw_range(ax, rate, np.array([1.0, 1.0, nothing, 1.0]))
     lines = {line.get_label(): line for line in ax.get_lines()}
     middle = lines["median of origins"].get_ydata()[::2]
     assert middle == pytest.approx([2.0, nothing, 4.0, nothing], nan_ok=True)

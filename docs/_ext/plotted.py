@@ -8,7 +8,7 @@ from example import _run
 from tables import write
 
 import greenopt as go
-from greenopt.plots import KINDS
+from greenopt.problems.placement.showing import PLOTS
 
 CITIES = {
     "Virginia": (39.05, -77.49),
@@ -29,7 +29,7 @@ def write_all(root: Path, out: Path) -> None:
     places = {name: {"latitude_deg": a, "longitude_deg": b} for name, (a, b) in CITIES.items()}
     inst = go.load(quick).replace(locations=places)
     solution = go.solve(inst)
-    for kind in KINDS:
+    for kind in PLOTS:
         go.plot(inst, solution, out / f"plot_{kind}.png", kind)
     lines = _run(["info", str(quick)]).splitlines(keepends=True)
     shown = [line for line in lines if not line.startswith(("  rule: ", "  source: "))]

@@ -22,13 +22,20 @@ from sphinx.pycode import ModuleAnalyzer
 import greenopt
 from greenopt import cli
 from greenopt.instance import Quantity
-from greenopt.problems.placement.instance import PlacementInstance
-from greenopt.problems.placement.metrics import METRICS, PERIODLESS, SITELESS
+from greenopt.problems import PROBLEMS, instance_class, part
 from greenopt.solvers import SOLVERS
-from greenopt.validation import Fraction, NonNegative, Number, Positive, Text, Whole
+from greenopt.validation import (
+    Fraction,
+    NonNegative,
+    Number,
+    Positive,
+    Text,
+    Whole,
+    WholePositive,
+)
 
 METHODS = (types.FunctionType, classmethod, property, cached_property)
-FIELD_MODULES = ("greenopt.instance", "greenopt.problems.placement.instance")
+FIELD_MODULES = ("greenopt.instance", *(f"greenopt.problems.{p}.instance" for p in PROBLEMS))
 
 _WORDS = {
     id(float): "number",
@@ -40,6 +47,7 @@ _WORDS = {
     id(str): "text",
     id(int): "whole number",
     id(Whole): "whole number",
+    id(WholePositive): "whole number above 0",
     id(types.NoneType): "null",
 }
 _UNITS = (
@@ -48,6 +56,10 @@ _UNITS = (
     ("_bytes_per_token", "bytes per token"),
     ("_bytes_per_request", "bytes per request"),
     ("_per_s", "1/s"),
+    ("_g_per_kwh", "g CO2e/kWh"),
+    ("_usd_per_kwh", "USD/kWh"),
+    ("_usd_per_hour", "USD/h"),
+    ("_percent", "%"),
     ("_bytes", "bytes"),
     ("_kg", "kg CO2e"),
     ("_usd", "USD"),
@@ -60,9 +72,11 @@ _UNITS = (
 
 def write_all(root: Path, out: Path) -> None:
     """Write every table."""
-    write(out / "attributes.md", attributes(PlacementInstance))
-    write(out / "metrics.md", metrics())
-    write(out / "placement.schema.json", json.dumps(PlacementInstance.json_schema(), indent=1))
+    for problem in PROBLEMS:
+        cls = instance_class(problem)
+        write(out / f"attributes_{problem}.md", attributes(cls))
+        write(out / f"metrics_{problem}.md", metrics(problem))
+        write(out / f"{problem}.schema.json", json.dumps(cls.json_schema(), indent=1))
     write(out / "public_names.rst", public_names())
     for name in FIELD_MODULES:
         write(out / f"{name}.rst", classes_with_fields(name))
@@ -114,7 +128,8 @@ def _fields(cls: type[BaseModel]) -> str:
     rows = []
     for name, info in cls.model_fields.items():
         quantity = next((m for m in info.metadata if isinstance(m, Quantity)), None)
-        default = "required" if info.is_required() else f"`{_json(info.default)}`"
+        own = info.get_default(call_default_factory=True)
+        default = "required" if info.is_required() else f"`{_json(own)}`"
         kind = _array(quantity) if quantity else _type(hints[name])
         meaning = " ".join((info.description or "").split())
         rows.append((f"`{name}`", kind, _axes(quantity), _unit(name, quantity), default, meaning))
@@ -164,21 +179,43 @@ def _unit(name: str, quantity: Quantity | None) -> str:
     return next((unit for suffix, unit in _UNITS if name.endswith(suffix)), "")
 
 
-def metrics() -> str:
-    """Every built-in metric of placement."""
-    use = {"additive": "objective, budget", "mean": "objective (total), budget", "report": "report"}
+def metrics(problem: str) -> str:
+    """Every built-in metric of a problem; of one with budgets, what they may be over."""
+    module = part(problem, "metrics")
+    budgets = hasattr(module, "SITELESS")
+    limit = "budget" if budgets else "limit"
+    use = {"additive": f"objective, {limit}", "mean": f"objective (total), {limit}"}
     rows = []
-    for metric in METRICS.values():
-        scopes = [
-            "site" if metric.name not in SITELESS else "",
-            "period" if metric.name not in PERIODLESS else "period without demand charge",
-        ]
-        meaning = metric.meaning
-        if metric.parts:
-            meaning += f" (sum of {', '.join(f'`{part}`' for part in metric.parts)})"
-        scope = ", ".join(filter(None, ["total", *scopes])) if metric.kind != "report" else ""
-        rows.append((f"`{metric.name}`", metric.unit, use[metric.kind], scope, meaning))
-    return table(("metric", "unit", "may be used in", "budget over", "meaning"), rows)
+    for metric in module.METRICS.values():
+        over = [_budget_over(metric, module)] if budgets else []
+        used = use.get(metric.kind, metric.kind)
+        rows.append((f"`{metric.name}`", metric.unit, used, *over, _meaning(metric)))
+    over = ["budget over"] if budgets else []
+    return table(("metric", "unit", "may be used in", *over, "meaning"), rows)
+
+
+def _budget_over(metric: Any, module: Any) -> str:
+    if metric.kind == "report":
+        return ""
+    period = metric.name not in module.PERIODLESS
+    scopes = (
+        "total",
+        "site" if metric.name not in module.SITELESS else "",
+        "period" if period else "period without demand charge",
+    )
+    return ", ".join(filter(None, scopes))
+
+
+def _meaning(metric: Any) -> str:
+    """What a metric is, of which it is the sum, and which fields it needs."""
+    meaning: str = metric.meaning
+    for words, names in (
+        ("sum of", getattr(metric, "parts", ())),
+        ("needs", getattr(metric, "needs", ())),
+    ):
+        if names:
+            meaning += f" ({words} {', '.join(f'`{name}`' for name in names)})"
+    return meaning
 
 
 def solvers() -> str:

@@ -5,9 +5,12 @@ wrong in a file is an error that names file, row, column, value and expectation.
 possible is stated in the ``notes`` of what is returned.
 """
 
-from greenopt.datasets.energy import Measurements, read_energy_measurements
+from greenopt.datasets.clocks import read_frequency_measurements
+from greenopt.datasets.energy import read_energy_measurements
 from greenopt.datasets.latency import RttMatrix, read_rtt
 from greenopt.datasets.means import YearlyMeans, read_yearly_carbon
+from greenopt.datasets.measured import Measurements
+from greenopt.datasets.power import read_power_measurements
 from greenopt.datasets.rates import (
     ModelTable,
     RateTable,
@@ -23,6 +26,7 @@ from greenopt.datasets.series import (
     read_temperature,
     read_wet_bulb,
 )
+from greenopt.datasets.tokens import read_token_measurements
 from greenopt.datasets.traces import Trace, read_azure_trace, read_mooncake_trace, read_trace
 
 __all__ = [
@@ -36,7 +40,9 @@ __all__ = [
     "read_azure_trace",
     "read_carbon",
     "read_energy_measurements",
+    "read_frequency_measurements",
     "read_mooncake_trace",
+    "read_power_measurements",
     "read_prices",
     "read_rtt",
     "read_series",
@@ -44,6 +50,7 @@ __all__ = [
     "read_servegen_lengths",
     "read_servegen_rates",
     "read_temperature",
+    "read_token_measurements",
     "read_trace",
     "read_wet_bulb",
     "read_yearly_carbon",

@@ -9,8 +9,9 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -189,6 +190,13 @@ def report(path: AnyPath, problems: Sequence[Problem], shown: int = _SHOWN) -> N
 def refuse(path: AnyPath, where: str, what: str) -> NoReturn:
     """Raise an error with one problem."""
     raise InputError(str(path), [Problem(where, what)])
+
+
+def frozen(columns: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """Columns that cannot be changed."""
+    for column in columns.values():
+        column.setflags(write=False)
+    return MappingProxyType(dict(columns))
 
 
 def _rows(path: AnyPath) -> list[list[str]]:

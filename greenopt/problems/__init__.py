@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from greenopt.instance import Instance
 
-PROBLEMS = {"placement": "PlacementInstance"}
+PROBLEMS = {
+    "placement": "PlacementInstance",
+    "routing": "RoutingInstance",
+}
 """Names of the problems, as in the ``problem`` field of files, and their instance classes."""
 
 
 def part(problem: str, name: str) -> ModuleType:
-    """Module `name` (instance, formulation, marginals, check, certify) of a problem's package."""
+    """Module `name` (instance, formulation, check, showing, ...) of a problem's package."""
     return import_module(f"greenopt.problems.{problem}.{name}")
 
 

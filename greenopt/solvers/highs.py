@@ -171,7 +171,7 @@ class Program:
         if highs.getModelStatus() == kinds.kUnboundedOrInfeasible:
             self._set("presolve", "off")
             self._run(time_limit_s)
-            self._set("presolve", "choose")
+            self._set("presolve", "choose" if self._task.presolve else "off")
         return self._answer(time.perf_counter() - started, earlier)
 
     def _solve(self, time_limit_s: float) -> int:
@@ -284,6 +284,7 @@ class Program:
         self._set("dual_feasibility_tolerance", task.dual_tolerance)
         self._set("small_matrix_value", 1e-9 if integer else 1e-12)
         self._set("solver", "choose" if integer else task.algorithm)
+        self._set("presolve", "choose" if task.presolve else "off")
 
     def _set(self, name: str, value: Any) -> None:
         if self._highs.setOptionValue(name, value) == self._highspy.HighsStatus.kError:
@@ -302,15 +303,16 @@ class Program:
         self._stopping, overdue = False, time_limit_s + grace_s(time_limit_s) / 2
         # Not Thread.join: interrupted, it takes a thread that still runs for one that has ended.
         ended = threading.Event()
-        threading.Thread(target=self._run_here, args=(ended,), daemon=True).start()
+        thread = threading.Thread(target=self._run_here, args=(ended,), daemon=True)
         try:
+            thread.start()  # also while it begins: what it runs must not be cleared under it
             self._stopping = not ended.wait(min(overdue, threading.TIMEOUT_MAX))
             ended.wait()
         except KeyboardInterrupt:
             self._stop()
-            while not ended.is_set():
+            while thread.is_alive() and not ended.is_set():
                 with contextlib.suppress(KeyboardInterrupt):
-                    ended.wait()
+                    ended.wait(0.1)
             raise
 
     def _run_here(self, ended: threading.Event) -> None:

@@ -64,7 +64,8 @@ def independent_parts(scaled: Scaled) -> list[tuple[IntArray, IntArray]]:
 
 def execute_in_parts(info: SolverInfo, task: Task, remote: bool, line: Line) -> Answer:
     """Run a solver on every independent part of a mixed-integer model, or on the whole."""
-    parts = independent_parts(task.scaled) if splits(task.scaled) else []
+    whole = info.algorithm == "groups"  # it takes groups apart itself
+    parts = independent_parts(task.scaled) if splits(task.scaled) and not whole else []
     if len(parts) < 2 or task.time_limit_s < LEAST_SHARE_S * len(parts):
         return execute(info, task, remote, line)
     return _InParts(info, task, remote, line, parts).answer()

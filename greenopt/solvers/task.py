@@ -125,6 +125,8 @@ class Task:
         A feasible point of the scaled model.
     verbose : bool
         Whether the solver's log is wanted.
+    presolve : bool
+        Whether a solver may reduce the model first (HiGHS only).
     """
 
     scaled: Scaled
@@ -136,6 +138,7 @@ class Task:
     seed: int = 0
     start: FloatArray | None = None
     verbose: bool = False
+    presolve: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,9 @@ _OF_BLOCKS = {"running": "instances", "starts": "instances", "startup_waits": "r
 class Formulation(Statement):
     """The model of one instance, with plans and prices read from it and written to it."""
 
+    suits: str | None = None
+    """The solver that suits the model, where the default is left to choose."""
+
     def decode(self, x: FloatArray) -> dict[str, LabelledArray]:
         """The decision in the problem's own terms: flow by level, running instances, unmet.
 

@@ -7,7 +7,6 @@ and with more GPUs than are needed everywhere. The requirements put back what wa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import sparse
 
-from greenopt.explaining import Bounds, Member, Relaxation, Requirement, Requirements
+from greenopt.explaining import Bounds, Member, Relaxation, Requirements
+from greenopt.explaining import rounded_up as _up
 from greenopt.labelled import FloatArray, IntArray
 from greenopt.model import Block, Model, StageObjective
 from greenopt.problems.placement.eligibility import (
@@ -54,6 +54,12 @@ KINDS = (
 
 TIERS = (("budget",), ("demand", "budget"), tuple(k for k in KINDS if k != "load_rule"), KINDS)
 """What may give way in the least change in all: budgets are questioned before demand is."""
+
+AXES = ("class", "budget", "limit", "model", "mode", "gpu_type", "site", "origin")
+"""Axes along which the members of a conflict are told apart, in order."""
+
+MANY = {"site": 8, "origin": 4}
+"""Of more sites and origins than this, all are told together."""
 
 _SNM = ("site", "model", "mode")
 
@@ -511,37 +517,8 @@ class PlacementRequirements(Requirements):
 
     wanted: ClassVar[str] = "demand"
     tiers: ClassVar[tuple[tuple[str, ...], ...]] = TIERS
-
-    def kind(self, member: Member) -> str:
-        """Kind of a member."""
-        first = member[0]
-        return next(f.name for f in self.families.values() if f.start <= first < f.start + f.size)
-
-    def codes_of(self, member: Member) -> dict[str, IntArray]:
-        """Positions of a member's requirements, by the axes that apply."""
-        family = self.families[self.kind(member)]
-        inside = member - family.start
-        return {a: c[inside] for a, c in family.codes.items() if (c[inside] >= 0).all()}
-
-    def where(self, member: Member) -> dict[str, str]:
-        """Labels that all of a member's requirements share."""
-        labels = self.model.labels
-        return {
-            axis: labels[axis][code[0]]
-            for axis, code in self.codes_of(member).items()
-            if (code == code[0]).all()
-        }
-
-    def name(self, member: Member) -> str:
-        """Kind and labels."""
-        inside = ", ".join(self.where(member).values())
-        return f"{self.kind(member)}[{inside}]" if inside else self.kind(member)
-
-    def describe(self, members: Sequence[Member]) -> list[Requirement]:
-        """Members in words."""
-        return [
-            Requirement(self.name(m), self.kind(m), self.where(m), self.text(m)) for m in members
-        ]
+    axes: ClassVar[tuple[str, ...]] = AXES
+    many: ClassVar[Mapping[str, int]] = MANY
 
     def text(self, member: Member) -> str:
         """One member in words, with what it asks for."""
@@ -1050,14 +1027,6 @@ _WITHOUT = {
     "hold": "with numbers of instances that may change in every period it is feasible",
 }
 """What to say where a requirement can only be dropped."""
-
-
-def _up(value: float) -> str:
-    """A number to six digits, rounded up: what is printed as enough has to be enough."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:,.6g}"
-    digit = 10.0 ** (math.floor(math.log10(abs(value))) - 5)
-    return f"{math.ceil(value / digit - 1e-6) * digit:,.6g}"
 
 
 def _per_s(rate: float) -> str:

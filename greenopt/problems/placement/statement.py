@@ -941,18 +941,29 @@ class Statement:
         self._builder.add_entries(rows.positions, run.positions, 1.0)
         self._builder.add_entries(rows.positions, self._used.positions, -self._run_upper)
 
+    def term_vector(self, term: Term) -> FloatArray:
+        """Coefficients of a term of the objective over the columns, its weight included."""
+        factor = term.weight / term.scale
+        if term.over_sites == "max":
+            vector = np.zeros(self._builder.n_columns)
+            for number, (_, _, own) in enumerate(self._maxima):
+                if own is term:
+                    vector[self._builder.columns["site_max"].start + number] = factor
+            return vector
+        share = len(self.instance.sites) if term.over_sites == "mean" else 1
+        return np.asarray(factor / share * self._vector(term.metric))
+
     def _stage(self, index: int) -> StageObjective:
         stage = self.instance.objective[index]
         c = np.zeros(self._builder.n_columns)
         for j, term in enumerate(stage.terms):
-            factor = term.weight / term.scale
-            if term.over_sites == "max":
-                for number, (i, jj, _) in enumerate(self._maxima):
-                    if (i, jj) == (index, j):
-                        c[self._builder.columns["site_max"].start + number] += factor
-            else:
-                share = len(self.instance.sites) if term.over_sites == "mean" else 1
-                c += factor / share * self._vector(term.metric)
+            if term.over_sites != "max":
+                c += self.term_vector(term)
+                continue
+            for number, (i, jj, _) in enumerate(self._maxima):
+                if (i, jj) == (index, j):
+                    column = self._builder.columns["site_max"].start + number
+                    c[column] += term.weight / term.scale
         return StageObjective(c, stage.tolerance)
 
 

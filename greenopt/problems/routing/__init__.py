@@ -1,0 +1,1 @@
+"""Routing: which model on which hardware answers each query of a known workload."""
